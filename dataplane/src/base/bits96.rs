@@ -1,0 +1,166 @@
+//! A set of up to 96 small integers: the slots of a window, or the symbols of a slot.
+
+/// A 96-bit set. Bit `i` stands for slot class `base + i` or for symbol `i`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Bits96(u128);
+
+const MASK: u128 = (1 << 96) - 1;
+
+impl Bits96 {
+    /// The empty set.
+    pub const EMPTY: Bits96 = Bits96(0);
+
+    /// The set `{0, .., n - 1}`; `n` above 96 is taken as 96.
+    pub const fn first(n: usize) -> Bits96 {
+        if n >= 96 {
+            Bits96(MASK)
+        } else {
+            Bits96((1u128 << n) - 1)
+        }
+    }
+
+    /// Adds `i`; returns whether it was new. `i` of 96 and above is ignored and gives `false`.
+    pub const fn insert(&mut self, i: usize) -> bool {
+        if i >= 96 || self.contains(i) {
+            return false;
+        }
+        self.0 |= 1 << i;
+        true
+    }
+
+    /// Removes `i`.
+    pub const fn remove(&mut self, i: usize) {
+        if i < 96 {
+            self.0 &= !(1 << i);
+        }
+    }
+
+    /// Whether `i` is a member.
+    pub const fn contains(self, i: usize) -> bool {
+        i < 96 && self.0 >> i & 1 == 1
+    }
+
+    /// Number of members.
+    pub const fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether the set is empty.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Members of both sets.
+    pub const fn and(self, o: Bits96) -> Bits96 {
+        Bits96(self.0 & o.0)
+    }
+
+    /// Members of either set.
+    pub const fn or(self, o: Bits96) -> Bits96 {
+        Bits96(self.0 | o.0)
+    }
+
+    /// Members of `self` that are not in `o`.
+    pub const fn minus(self, o: Bits96) -> Bits96 {
+        Bits96(self.0 & !o.0)
+    }
+
+    /// Every member lowered by `n`; those below `n` leave the set.
+    pub const fn shift_down(self, n: usize) -> Bits96 {
+        if n >= 96 {
+            Bits96(0)
+        } else {
+            Bits96(self.0 >> n)
+        }
+    }
+
+    /// Smallest member.
+    pub const fn lowest(self) -> Option<usize> {
+        if self.0 == 0 {
+            None
+        } else {
+            Some(self.0.trailing_zeros() as usize)
+        }
+    }
+
+    /// Largest member.
+    pub const fn highest(self) -> Option<usize> {
+        if self.0 == 0 {
+            None
+        } else {
+            Some(127 - self.0.leading_zeros() as usize)
+        }
+    }
+
+    /// How many of `0, 1, 2, ..` are members before the first gap.
+    pub const fn leading_run(self) -> usize {
+        self.0.trailing_ones() as usize
+    }
+
+    /// The members in rising order.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            if rest == 0 {
+                return None;
+            }
+            let i = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            Some(i)
+        })
+    }
+
+    /// Twelve bytes, little-endian: bit `i` is bit `i % 8` of byte `i / 8`.
+    pub const fn to_bytes(self) -> [u8; 12] {
+        let b = self.0.to_le_bytes();
+        [
+            b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11],
+        ]
+    }
+
+    /// The inverse of [`Bits96::to_bytes`]; every input is a valid set.
+    pub const fn from_bytes(b: [u8; 12]) -> Bits96 {
+        Bits96(u128::from_le_bytes([
+            b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], 0, 0, 0, 0,
+        ]))
+    }
+}
+
+impl std::fmt::Debug for Bits96 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_btreeset(ops in proptest::collection::vec((0usize..110, any::<bool>()), 0..200), n in 0usize..110) {
+            let mut s = Bits96::EMPTY;
+            let mut o = BTreeSet::new();
+            for (i, add) in ops {
+                if add {
+                    let new = i < 96 && o.insert(i);
+                    prop_assert_eq!(s.insert(i), new);
+                } else {
+                    s.remove(i);
+                    o.remove(&i);
+                }
+            }
+            prop_assert_eq!(s.len(), o.len());
+            prop_assert_eq!(s.iter().collect::<Vec<_>>(), o.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(s.lowest(), o.first().copied());
+            prop_assert_eq!(s.highest(), o.last().copied());
+            prop_assert_eq!(Bits96::from_bytes(s.to_bytes()), s);
+            let down: Vec<_> = o.iter().filter(|&&i| i >= n).map(|i| i - n).collect();
+            prop_assert_eq!(s.shift_down(n).iter().collect::<Vec<_>>(), down);
+            prop_assert_eq!(s.leading_run(), (0..96).take_while(|i| o.contains(i)).count());
+            prop_assert_eq!(Bits96::first(n).len(), n.min(96));
+        }
+    }
+}

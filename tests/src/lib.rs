@@ -1,0 +1,1 @@
+//! Helpers shared by the CTP-96 integration tests.

@@ -1,0 +1,1 @@
+//! Loader-side constants of the CTP-96 XDP program.
