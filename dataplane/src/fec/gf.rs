@@ -66,7 +66,12 @@ const fn mul_with(exp: &[u8; 510], log: &[u8; 256], a: u8, b: u8) -> u8 {
 
 const fn nibble_tables() -> [Nibbles; 256] {
     let (exp, log) = (exp_table(), log_table());
-    let mut t = [const { Nibbles { lo: [0; 16], hi: [0; 16] } }; 256];
+    let mut t = [const {
+        Nibbles {
+            lo: [0; 16],
+            hi: [0; 16],
+        }
+    }; 256];
     let mut c = 0;
     while c < 256 {
         let mut n = 0;

@@ -20,8 +20,13 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel, slowest first.
-    pub const ALL: [Kernel; 5] =
-        [Kernel::Scalar, Kernel::Neon, Kernel::Avx2, Kernel::Gfni, Kernel::Gfni512];
+    pub const ALL: [Kernel; 5] = [
+        Kernel::Scalar,
+        Kernel::Neon,
+        Kernel::Avx2,
+        Kernel::Gfni,
+        Kernel::Gfni512,
+    ];
 
     /// Short name, for logs and reports.
     pub const fn name(self) -> &'static str {
@@ -96,17 +101,29 @@ impl Engine {
 
     /// Repair row 0: the sum of all sources.
     pub(super) fn row0(self, src: &[&[Block]], p: &mut [Block]) {
-        call!(self, scalar_dot(src, &MATRIX[..1], &mut [p]), fold::<true, false>(src, p, &mut []))
+        call!(
+            self,
+            scalar_dot(src, &MATRIX[..1], &mut [p]),
+            fold::<true, false>(src, p, &mut [])
+        )
     }
 
     /// Repair row 1: the sum of `2^i * src[i]`.
     pub(super) fn row1(self, src: &[&[Block]], q: &mut [Block]) {
-        call!(self, scalar_dot(src, &MATRIX[1..2], &mut [q]), fold::<false, true>(src, &mut [], q))
+        call!(
+            self,
+            scalar_dot(src, &MATRIX[1..2], &mut [q]),
+            fold::<false, true>(src, &mut [], q)
+        )
     }
 
     /// Repair rows 0 and 1 in one pass.
     pub(super) fn rows01(self, src: &[&[Block]], p: &mut [Block], q: &mut [Block]) {
-        call!(self, scalar_dot(src, &MATRIX[..2], &mut [p, q]), fold::<true, true>(src, p, q))
+        call!(
+            self,
+            scalar_dot(src, &MATRIX[..2], &mut [p, q]),
+            fold::<true, true>(src, p, q)
+        )
     }
 
     /// `dst[r] = sum over i of coef[r][i] * src[i]`; all sources and outputs of one length.

@@ -154,16 +154,24 @@ impl Fec {
     /// As [`Fec::encode_one`], where `m` is above 32, or where `out` is not `m * symbol_len` long.
     pub fn encode(&self, k: usize, symbol_len: usize, data: &[u8], m: usize, out: &mut [u8]) {
         assert!(m <= MAX_REPAIR, "{m} repair symbols");
-        assert_eq!(Some(out.len()), symbol_len.checked_mul(m), "length of the repair symbols");
+        assert_eq!(
+            Some(out.len()),
+            symbol_len.checked_mul(m),
+            "length of the repair symbols"
+        );
         let mut src = [&[] as &[Block]; MAX_DATA];
         let src = sources(k, symbol_len, data, &mut src);
-        let mut rows = out.as_chunks_mut().0.chunks_exact_mut(symbol_len / SYMBOL_ALIGN);
+        let mut rows = out
+            .as_chunks_mut()
+            .0
+            .chunks_exact_mut(symbol_len / SYMBOL_ALIGN);
         match (rows.next(), rows.next()) {
             (Some(p), Some(q)) => self.0.rows01(src, p, q),
             (Some(p), None) => self.0.row0(src, p),
             _ => return,
         }
-        let mut dst: [&mut [Block]; MAX_REPAIR] = std::array::from_fn(|_| &mut [] as &mut [Block]);
+        let mut dst: [&mut [Block]; MAX_REPAIR] =
+            std::array::from_fn(|_| &mut [] as &mut [Block]);
         let mut n = 0;
         for (slot, row) in dst.iter_mut().zip(rows) {
             *slot = row;
@@ -199,7 +207,10 @@ impl Fec {
         // `lost[t]` is rebuilt with the help of repair row `rows[t]`.
         let at_hand = have.shift_down(k).and(Bits96::first(MAX_REPAIR));
         if at_hand.len() < lost {
-            return Err(FecError::TooFew { lost, repair: at_hand.len() });
+            return Err(FecError::TooFew {
+                lost,
+                repair: at_hand.len(),
+            });
         }
         let mut rows = [0usize; MAX_REPAIR];
         for (row, j) in rows.iter_mut().zip(at_hand.iter()).take(lost) {
@@ -209,7 +220,8 @@ impl Fec {
 
         // Sources: each data symbol at its index, each lost one replaced by its repair symbol.
         let mut src = [&[] as &[Block]; MAX_DATA];
-        let mut dst: [&mut [Block]; MAX_REPAIR] = std::array::from_fn(|_| &mut [] as &mut [Block]);
+        let mut dst: [&mut [Block]; MAX_REPAIR] =
+            std::array::from_fn(|_| &mut [] as &mut [Block]);
         let mut t = 0;
         for (i, symbol) in data[..size].chunks_exact_mut(symbol_len).enumerate() {
             let blocks = symbol.as_chunks_mut().0;
@@ -272,8 +284,14 @@ fn check_shape(k: usize, symbol_len: usize, len: usize) -> Result<usize, FecErro
     if k == 0 || k > MAX_DATA || symbol_len == 0 || !symbol_len.is_multiple_of(SYMBOL_ALIGN) {
         return Err(FecError::Shape { k, symbol_len });
     }
-    let needed = k.checked_mul(symbol_len).ok_or(FecError::Shape { k, symbol_len })?;
-    if len < needed { Err(FecError::Buffer { len, needed }) } else { Ok(needed) }
+    let needed = k
+        .checked_mul(symbol_len)
+        .ok_or(FecError::Shape { k, symbol_len })?;
+    if len < needed {
+        Err(FecError::Buffer { len, needed })
+    } else {
+        Ok(needed)
+    }
 }
 
 /// Cuts the data of a slot into symbols; panics on a wrong shape.
@@ -299,6 +317,9 @@ fn symbol_at(buf: &[u8], index: usize, symbol_len: usize) -> Result<&[Block], Fe
     let end = symbol_len.saturating_mul(index + 1);
     match buf.get(end.saturating_sub(symbol_len)..end) {
         Some(symbol) => Ok(symbol.as_chunks().0),
-        None => Err(FecError::Buffer { len: buf.len(), needed: end }),
+        None => Err(FecError::Buffer {
+            len: buf.len(),
+            needed: end,
+        }),
     }
 }

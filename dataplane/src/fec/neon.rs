@@ -20,7 +20,14 @@ fn zero() -> V {
 fn load(b: &Block) -> V {
     let p = b.as_ptr();
     // SAFETY: the four reads of 16 bytes lie in the 64 bytes of `b`; no alignment is asked for.
-    unsafe { [vld1q_u8(p), vld1q_u8(p.add(16)), vld1q_u8(p.add(32)), vld1q_u8(p.add(48))] }
+    unsafe {
+        [
+            vld1q_u8(p),
+            vld1q_u8(p.add(16)),
+            vld1q_u8(p.add(32)),
+            vld1q_u8(p.add(48)),
+        ]
+    }
 }
 
 #[inline]
@@ -52,7 +59,10 @@ fn xor(a: V, b: V) -> V {
 #[target_feature(enable = "neon")]
 fn split(v: V) -> S {
     let mask = vdupq_n_u8(15);
-    (zip(v, v, |v, _| vandq_u8(v, mask)), zip(v, v, |v, _| vshrq_n_u8::<4>(v)))
+    (
+        zip(v, v, |v, _| vandq_u8(v, mask)),
+        zip(v, v, |v, _| vshrq_n_u8::<4>(v)),
+    )
 }
 
 #[inline]
@@ -61,7 +71,9 @@ fn madd(acc: V, s: &S, c: u8) -> V {
     let t = &NIBBLES[usize::from(c)];
     // SAFETY: each table is 16 bytes long; no alignment is asked for.
     let (lo, hi) = unsafe { (vld1q_u8(t.lo.as_ptr()), vld1q_u8(t.hi.as_ptr())) };
-    let product = zip(s.0, s.1, |l, h| veorq_u8(vqtbl1q_u8(lo, l), vqtbl1q_u8(hi, h)));
+    let product = zip(s.0, s.1, |l, h| {
+        veorq_u8(vqtbl1q_u8(lo, l), vqtbl1q_u8(hi, h))
+    });
     xor(acc, product)
 }
 
@@ -70,7 +82,10 @@ fn madd(acc: V, s: &S, c: u8) -> V {
 fn horner(q: V, d: V) -> V {
     let poly = vdupq_n_u8(0x1d);
     zip(q, d, |q, d| {
-        let carry = vandq_u8(vreinterpretq_u8_s8(vshrq_n_s8::<7>(vreinterpretq_s8_u8(q))), poly);
+        let carry = vandq_u8(
+            vreinterpretq_u8_s8(vshrq_n_s8::<7>(vreinterpretq_s8_u8(q))),
+            poly,
+        );
         veorq_u8(veorq_u8(vaddq_u8(q, q), d), carry)
     })
 }

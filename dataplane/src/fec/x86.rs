@@ -22,7 +22,12 @@ pub(super) mod avx2 {
     fn load(b: &Block) -> V {
         let p = b.as_ptr();
         // SAFETY: both reads lie in the 64 bytes of `b`; no alignment is asked for.
-        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+        unsafe {
+            [
+                _mm256_loadu_si256(p.cast()),
+                _mm256_loadu_si256(p.add(32).cast()),
+            ]
+        }
     }
 
     #[inline]
@@ -60,10 +65,17 @@ pub(super) mod avx2 {
         let t = &NIBBLES[usize::from(c)];
         // SAFETY: each table is 16 bytes long; no alignment is asked for.
         let (lo, hi) = unsafe {
-            (_mm_loadu_si128(t.lo.as_ptr().cast()), _mm_loadu_si128(t.hi.as_ptr().cast()))
+            (
+                _mm_loadu_si128(t.lo.as_ptr().cast()),
+                _mm_loadu_si128(t.hi.as_ptr().cast()),
+            )
         };
-        let (lo, hi) = (_mm256_broadcastsi128_si256(lo), _mm256_broadcastsi128_si256(hi));
-        let product = |l, h| _mm256_xor_si256(_mm256_shuffle_epi8(lo, l), _mm256_shuffle_epi8(hi, h));
+        let (lo, hi) = (
+            _mm256_broadcastsi128_si256(lo),
+            _mm256_broadcastsi128_si256(hi),
+        );
+        let product =
+            |l, h| _mm256_xor_si256(_mm256_shuffle_epi8(lo, l), _mm256_shuffle_epi8(hi, h));
         [
             _mm256_xor_si256(acc[0], product(s[0], s[2])),
             _mm256_xor_si256(acc[1], product(s[1], s[3])),
@@ -106,7 +118,12 @@ pub(super) mod gfni {
     fn load(b: &Block) -> V {
         let p = b.as_ptr();
         // SAFETY: both reads lie in the 64 bytes of `b`; no alignment is asked for.
-        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+        unsafe {
+            [
+                _mm256_loadu_si256(p.cast()),
+                _mm256_loadu_si256(p.add(32).cast()),
+            ]
+        }
     }
 
     #[inline]
@@ -137,7 +154,10 @@ pub(super) mod gfni {
     fn madd(acc: V, s: &S, c: u8) -> V {
         let m = _mm256_set1_epi64x(AFFINE[usize::from(c)] as i64);
         let product = |v| _mm256_gf2p8affine_epi64_epi8::<0>(v, m);
-        [_mm256_xor_si256(acc[0], product(s[0])), _mm256_xor_si256(acc[1], product(s[1]))]
+        [
+            _mm256_xor_si256(acc[0], product(s[0])),
+            _mm256_xor_si256(acc[1], product(s[1])),
+        ]
     }
 
     #[inline]
