@@ -1,1 +1,2 @@
 //! Room `engine`.
+pub mod topology;
