@@ -1,1 +1,12 @@
-//! Helpers shared by the CTP-96 integration tests.
+//! Helpers shared by the CTP-96 integration tests and benchmarks.
+//!
+//! - [`lab`]: two network namespaces joined by a veth pair.
+//! - [`loss`]: random frame loss on that pair, made by a tc-bpf program.
+//! - [`require`]: what a test needs from the machine, and what happens where it is missing.
+//! - [`fuzz`]: a deterministic mutation fuzzer for stable Rust.
+#![deny(missing_docs)]
+
+pub mod fuzz;
+pub mod lab;
+pub mod loss;
+pub mod require;

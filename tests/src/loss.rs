@@ -1,0 +1,158 @@
+//! Random loss on a lab's link: a tc-bpf program on the receiving end.
+//!
+//! The program hangs on the *ingress* hook of the host that should lose frames. On egress it would
+//! see GSO super-packets before they are segmented, and a drop there is reported to the sender's
+//! stack as local congestion, which no wire does. Loss in both directions: call it on both hosts.
+//!
+//! With [`crate::lab::Offloads::Whole`] one drop takes a whole super-packet (up to 64 KB); for
+//! independent loss of frames make the lab with [`crate::lab::Offloads::PerFrame`].
+
+use crate::lab::{Host, LINK, LabError, run_tool, tool};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const SOURCE: &str = include_str!("../bpf/loss.c");
+
+/// What the loss program has seen since it was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LossCounts {
+    /// Frames that arrived at the program; the segments of a super-packet count one each.
+    pub frames: u64,
+    /// Packets that it dropped; a super-packet counts once.
+    pub dropped: u64,
+}
+
+impl Host {
+    /// Loses each packet that this host receives with `probability` (0 to 1), ARP and neighbour
+    /// discovery excepted. Replaces an earlier setting and starts its counters at zero.
+    ///
+    /// # Errors
+    /// The program does not compile or attach, or `probability` is not in 0..=1.
+    pub fn lose_received(&self, probability: f64) -> Result<(), LabError> {
+        let object = compile(probability)?;
+        let object = object
+            .to_str()
+            .ok_or_else(|| LabError::new("the target directory's name is not UTF-8"))?;
+        self.stop_losing()?;
+        self.tc(&["qdisc", "add", "dev", LINK, "clsact"])?;
+        let filter = [
+            "filter",
+            "add",
+            "dev",
+            LINK,
+            "ingress",
+            "bpf",
+            "direct-action",
+        ];
+        self.tc(&[&filter[..], &["object-file", object, "section", "tc"]].concat())
+            .map(drop)
+    }
+
+    /// Removes the loss program, if there is one.
+    ///
+    /// # Errors
+    /// `tc` failed.
+    pub fn stop_losing(&self) -> Result<(), LabError> {
+        if self.clsact()?.is_some() {
+            self.tc(&["qdisc", "del", "dev", LINK, "clsact"])?;
+        }
+        Ok(())
+    }
+
+    /// What the program counted; `None` if there is none on this host.
+    ///
+    /// # Errors
+    /// `tc` failed or its answer lacks a counter.
+    pub fn loss_counts(&self) -> Result<Option<LossCounts>, LabError> {
+        let Some(qdisc) = self.clsact()? else {
+            return Ok(None);
+        };
+        let get = |name: &str| {
+            qdisc[name]
+                .as_u64()
+                .ok_or_else(|| LabError::new(format!("tc -s -j qdisc has no counter {name}")))
+        };
+        Ok(Some(LossCounts {
+            frames: get("packets")?,
+            dropped: get("drops")?,
+        }))
+    }
+
+    fn clsact(&self) -> Result<Option<serde_json::Value>, LabError> {
+        let text = self.tc(&["-s", "-j", "qdisc", "show", "dev", LINK])?;
+        let all: Vec<serde_json::Value> = serde_json::from_str(&text)
+            .map_err(|e| LabError::new(format!("tc -j qdisc show: {e}")))?;
+        Ok(all.into_iter().find(|q| q["kind"] == "clsact"))
+    }
+
+    fn tc(&self, args: &[&str]) -> Result<String, LabError> {
+        tool("tc", &[&["-n", self.name()], args].concat())
+    }
+}
+
+/// Compiles the loss program for `probability` and returns the object file, which is kept in
+/// `target/bpf` and reused.
+///
+/// # Errors
+/// clang or the headers are missing, or `probability` is not in 0..=1.
+pub fn compile(probability: f64) -> Result<PathBuf, LabError> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if !(0.0..=1.0).contains(&probability) {
+        return Err(LabError::new(format!(
+            "a loss of {probability} is not a probability"
+        )));
+    }
+    // 1.0 maps to 2^32 - 1: one frame in four billion would still pass.
+    let below = (probability * 4_294_967_296.0).min(f64::from(u32::MAX)) as u32;
+    let dir = cache_dir();
+    let io = |e: std::io::Error| LabError::new(format!("{}: {e}", dir.display()));
+    std::fs::create_dir_all(&dir).map_err(io)?;
+    // The name carries the source's digest, so an edited program is compiled anew.
+    let version = &blake3::hash(SOURCE.as_bytes()).to_hex()[..16];
+    let object = dir.join(format!("loss-{version}-{below:08x}.o"));
+    if object.exists() {
+        return Ok(object);
+    }
+    // Written under names of our own and renamed: tests run side by side.
+    let own = format!(
+        "{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    let source = dir.join(format!("{own}.c"));
+    let fresh = dir.join(format!("{own}.o"));
+    std::fs::write(&source, SOURCE).map_err(io)?;
+    let mut clang = Command::new("clang");
+    clang.args(["-O2", "-g", "-Wall", "-Werror", "-target", "bpf"]);
+    // asm/types.h of the host architecture, which the bpf target does not look for.
+    clang.arg(format!(
+        "-I/usr/include/{}-linux-gnu",
+        std::env::consts::ARCH
+    ));
+    clang
+        .arg(format!("-DDROP_BELOW={below}u"))
+        .arg("-c")
+        .arg(&source)
+        .arg("-o")
+        .arg(&fresh);
+    let compiled = run_tool(&mut clang);
+    let _ = std::fs::remove_file(&source);
+    compiled?;
+    std::fs::rename(&fresh, &object).map_err(io)?;
+    Ok(object)
+}
+
+/// `bpf` in cargo's target directory that holds the running program, else a directory of the user's
+/// own under the system's temporary one.
+fn cache_dir() -> PathBuf {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let target = exe
+        .ancestors()
+        .find(|dir| dir.join("CACHEDIR.TAG").is_file());
+    match target.map(Path::to_path_buf) {
+        Some(target) => target.join("bpf"),
+        // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
+        None => std::env::temp_dir().join(format!("ctp96-bpf-{}", unsafe { libc::geteuid() })),
+    }
+}
