@@ -1,9 +1,11 @@
-use proptest::prelude::*;
+mod hostile;
+mod link;
 
 use super::*;
 use crate::base::limits::HEADER_LEN;
+use crate::crypto::schedule::SessionSecrets;
 use crate::wire::handshake::{
-    OFFER_PAYLOAD_MIN, Proposal, SUITE_AES_256_GCM, ext, pad, push_extension,
+    Attestation, OFFER_PAYLOAD_MIN, Proposal, SUITE_AES_256_GCM, ext, pad, push_extension,
 };
 
 const UNIX: u64 = 1_790_000_000_000_000_000;
@@ -77,6 +79,7 @@ fn node(n: u8, peer: u8, change: impl FnOnce(&mut Params, &mut PeerConfig)) -> M
     Manager::new(id(n), local, vec![config], options).unwrap()
 }
 
+type Change<T> = fn(&mut T);
 type Sent = Vec<(SocketAddr, Vec<u8>)>;
 
 fn tick(m: &mut Manager, now: Nanos) -> (Sent, Vec<ManagerEvent>) {
@@ -248,9 +251,9 @@ fn accept_repeats_are_bounded() {
     let mut n = 0;
     while let Some(due) = a.next_timeout() {
         n += tick(&mut a, due).0.len();
-        assert!(n <= 6);
+        assert!(n <= 10);
     }
-    assert_eq!(n, 6);
+    assert_eq!(n, 10);
 }
 
 #[test]
@@ -341,7 +344,7 @@ fn psk_mismatch_establishes_nobody() {
 
 #[test]
 fn a_weaker_initiator_is_told_so_inside_counter() {
-    let cases: [(fn(&mut Params), Refusal); 3] = [
+    let cases: [(Change<Params>, Refusal); 3] = [
         (|p| p.attestation.witness = 0, Refusal::Witness),
         (|p| p.attestation.fail_closed = 0, Refusal::FailClosed),
         (|p| p.attestation.suite = 9, Refusal::Suite),
@@ -391,7 +394,7 @@ fn crafted(payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn unusable_offers_of_a_known_peer_are_refused_with_the_reason() {
-    let cases: [(fn(&mut Vec<u8>), Refusal); 6] = [
+    let cases: [(Change<Vec<u8>>, Refusal); 6] = [
         (|b| b[0] = 2, Refusal::Version),
         (|b| b[1] = 1, Refusal::Parameters),
         (|b| b[2] = 0, Refusal::Parameters),
@@ -543,79 +546,6 @@ fn the_lower_side_gives_way_when_its_offers_do_not_arrive() {
 }
 
 #[test]
-fn every_cut_and_every_flipped_bit_of_every_message_is_silence() {
-    let (mut a, mut b) = (node(1, 2, |_, _| ()), node(2, 1, |_, _| ()));
-    /// Cuts, extensions and flips of `good` must change nothing at `m`.
-    fn torment(m: &mut Manager, from: SocketAddr, good: &[u8], step: usize) {
-        let mut silent = |f: &[u8]| {
-            let (sent, event) = give(m, from, f, 1_000 * MS);
-            assert!(sent.is_empty() && event.is_none());
-            if let Some(i) = m.peers.values_mut().next().and_then(|p| p.intent.as_mut()) {
-                i.forged = 0; // the bound on forgeries has a test of its own
-            }
-        };
-        for cut in 0..good.len() {
-            silent(&good[..cut]);
-        }
-        silent(&[good, &[0]].concat());
-        for bit in (0..good.len() * 8).step_by(step) {
-            let mut f = good.to_vec();
-            f[bit / 8] ^= 1 << (bit % 8);
-            silent(&f);
-        }
-    }
-    let relaxed = RateConfig {
-        per_source: 1_000_000_000,
-        source_burst: 1_000_000,
-        total: 1_000_000_000,
-        total_burst: 1_000_000,
-    };
-    b.rate = RateLimiter::new(relaxed, [0; 32]);
-    let o = offer(&mut a, 0);
-    torment(&mut b, addr(1), &o, 3);
-    let (counter, _) = give(&mut b, addr(1), &o, 1_000 * MS);
-    assert_eq!(counter.len(), 1, "the true OFFER still counts");
-    torment(&mut a, addr(2), &counter[0].1, 1);
-    let (accept, event) = give(&mut a, addr(2), &counter[0].1, 1_000 * MS);
-    let sa = session(event);
-    torment(&mut b, addr(1), &accept[0].1, 1);
-    let sb = session(give(&mut b, addr(1), &accept[0].1, 1_000 * MS).1);
-    agree(&sa, &sb);
-    balanced(&a);
-    balanced(&b);
-}
-
-#[test]
-fn forged_counters_are_bounded_work_per_offer() {
-    let (mut a, mut b) = (node(1, 2, |_, _| ()), node(2, 1, |_, _| ()));
-    let o = offer(&mut a, 0);
-    let (counter, _) = give(&mut b, addr(1), &o, 0);
-    let mut forged = counter[0].1.clone();
-    forged[HEADER_LEN + 40] ^= 1;
-    for _ in 0..100 {
-        give(&mut a, addr(2), &forged, 0);
-    }
-    assert_eq!(a.stats().auth_failed, u64::from(MAX_FORGED_COUNTERS));
-    // The next OFFER starts afresh.
-    let due = a.next_timeout().unwrap();
-    let (o, _) = tick(&mut a, due);
-    let (counter, _) = give(&mut b, addr(1), &o[0].1, due);
-    session(give(&mut a, addr(2), &counter[0].1, due).1);
-}
-
-#[test]
-fn a_flood_of_offers_is_rationed() {
-    let mut b = node(2, 1, |_, _| ());
-    b.rate = RateLimiter::new(RateConfig::default(), [0; 32]);
-    let mut f = vec![0; 500];
-    f[..HEADER_LEN].copy_from_slice(&Frame::header(Kind::Offer, 0, 500 - HEADER_LEN));
-    for _ in 0..200 {
-        give(&mut b, addr(1), &f, 0);
-    }
-    assert_eq!((b.stats().auth_failed, b.stats().rate_limited), (10, 190));
-}
-
-#[test]
 fn a_full_table_says_busy() {
     let (mut a, mut b) = (node(1, 2, |_, _| ()), node(2, 1, |_, _| ()));
     while b.table.alloc(id(9).public(), &mut Seeded(5)).is_some() {}
@@ -666,104 +596,5 @@ fn refusal_codes_round_trip() {
     assert_eq!(Refusal::from_code(0), None);
     for code in 1..=255 {
         assert_eq!(Refusal::from_code(code).map(Refusal::code), Some(code));
-    }
-}
-
-/// Both nodes over a link that loses, duplicates and reorders; gives their last sessions.
-fn over_a_bad_link(seed: u64, both_open: bool) -> (Option<Session>, Option<Session>) {
-    let mut rng = Seeded(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let mut nodes = [node(1, 2, |_, _| ()), node(2, 1, |_, _| ())];
-    let mut last = [None, None];
-    let mut wire: Vec<(Nanos, usize, Vec<u8>)> = Vec::new();
-    nodes[0].connect(&id(2).public(), None, 0).unwrap();
-    if both_open {
-        nodes[1]
-            .connect(&id(1).public(), None, rng.next() % (400 * MS))
-            .unwrap();
-    }
-    for _ in 0..2000 {
-        let due = nodes.iter().filter_map(|n| n.next_timeout());
-        let Some(now) = due.chain(wire.iter().map(|w| w.0)).min() else {
-            break;
-        };
-        let mut sent: Vec<(usize, Vec<u8>)> = Vec::new();
-        let mut events = Vec::new();
-        if let Some(at) = wire.iter().position(|w| w.0 == now) {
-            let (_, to, f) = wire.swap_remove(at);
-            let (replies, event) = give(&mut nodes[to], addr(2 - to as u8), &f, now);
-            sent.extend(replies.into_iter().map(|(_, f)| (to, f)));
-            events.extend(event.map(|e| (to, e)));
-        } else {
-            for (n, node) in nodes.iter_mut().enumerate() {
-                let (frames, es) = tick(node, now);
-                sent.extend(frames.into_iter().map(|(_, f)| (n, f)));
-                events.extend(es.into_iter().map(|e| (n, e)));
-            }
-        }
-        for (n, e) in events {
-            match e {
-                ManagerEvent::Established { .. } => last[n] = Some(session(Some(e))),
-                ManagerEvent::TimedOut { .. } => {}
-                ManagerEvent::Refused { reason, .. } => panic!("refused: {reason}"),
-            }
-        }
-        for (n, f) in sent {
-            // 30 % lost, 20 % doubled, delays of up to 400 ms: more than the first retry.
-            let copies = match rng.next() % 10 {
-                0..3 => 0,
-                3..5 => 2,
-                _ => 1,
-            };
-            for _ in 0..copies {
-                wire.push((now + 1 + rng.next() % (400 * MS), 1 - n, f.clone()));
-            }
-        }
-    }
-    nodes.iter().for_each(balanced);
-    let [a, b] = last;
-    (a, b)
-}
-
-#[test]
-fn lossy_reordering_links_end_with_both_sides_in_the_same_session() {
-    for seed in 1..=150 {
-        for both_open in [false, true] {
-            match over_a_bad_link(seed, both_open) {
-                (Some(a), Some(b)) => {
-                    assert_eq!(
-                        (a.local, a.remote),
-                        (b.remote, b.local),
-                        "{seed} {both_open}"
-                    );
-                    agree(&a, &b);
-                }
-                _ => panic!("seed {seed}, both open {both_open}: no session"),
-            }
-        }
-    }
-}
-
-proptest! {
-    #[test]
-    fn garbage_is_silence(
-        kind in 0u8..16, session in any::<u32>(), body in proptest::collection::vec(any::<u8>(), 0..600),
-        raw in proptest::collection::vec(any::<u8>(), 0..100),
-    ) {
-        let mut m = node(2, 1, |_, _| ());
-        m.connect(&id(1).public(), None, 0).unwrap();
-        let own = tick(&mut m, 0).0.remove(0).1;
-        let pending = m.peers.values().next().unwrap().intent.as_ref().unwrap().index.unwrap();
-        for session in [0, session, pending] {
-            let mut f = Frame::header(Kind::Offer, session, body.len()).to_vec();
-            f[0] = 0x10 | kind;
-            f.extend_from_slice(&body);
-            let (sent, event) = give(&mut m, addr(1), &f, 0);
-            prop_assert!(sent.is_empty() && event.is_none());
-        }
-        for f in [&raw, &own] {
-            let (sent, event) = give(&mut m, addr(1), f, 0);
-            prop_assert!(sent.is_empty() && event.is_none());
-        }
-        balanced(&m);
     }
 }
