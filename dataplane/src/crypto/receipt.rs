@@ -224,7 +224,8 @@ mod tests {
     fn every_changed_field_breaks_it() {
         let good = receipt("a");
         let other = Identity::from_secret(&[7; 32]);
-        let changes: [(&str, fn(&mut Receipt, &Identity)); 9] = [
+        type Change = fn(&mut Receipt, &Identity);
+        let changes: [(&str, Change); 9] = [
             ("version", |r, _| r.version = 2),
             ("sender", |r, o| r.sender = o.public()),
             ("receiver", |r, o| r.receiver = o.public()),

@@ -1,1 +1,3 @@
 //! Room `proto`.
+
+pub mod manager;

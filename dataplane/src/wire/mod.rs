@@ -6,6 +6,7 @@
 
 pub mod ack;
 pub mod control;
+pub mod handshake;
 pub mod header;
 
 pub use ack::{Ack, AckError, Report};
