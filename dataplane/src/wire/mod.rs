@@ -8,7 +8,7 @@ pub mod ack;
 pub mod control;
 pub mod header;
 
-pub use ack::{Ack, AckError, Report};
+pub use ack::{Ack, AckError, Report, Reports};
 pub use control::{ControlError, Message};
 pub use header::{FrameKind, Header, ParseError};
 
