@@ -102,6 +102,7 @@ fn dishonest_acknowledgements_are_refused_and_change_nothing() {
         base: 1,
         largest_pn: 3,
         received: 4,
+        credit: 97,
         ..good
     };
     assert!(t.on_ack(now, &old, |_| panic!("twice")).stale);

@@ -25,8 +25,13 @@ const MIN_RTT_WINDOW_NS: u64 = 10_000_000_000;
 const PROBE_RTT_NS: (u64, u64) = (20_000_000, 200_000_000);
 /// Frames over which a loss rate is taken: at 2 % its standard deviation is then 1 %.
 const LOSS_EPOCH_FRAMES: u64 = 200;
-/// Epochs whose smallest loss rate is the path's own, which slowing down would not cure.
-const LOSS_EPOCHS: usize = 16;
+/// On a lossy path one draining phase in this many is long enough to see the loss that stays when
+/// the sender is slower than the path; the first few all are.
+const LONG_DRAIN_EVERY: u32 = 8;
+/// Loss below which there is nothing to tell apart.
+const LOSSY: f64 = 0.01;
+/// A long drain never takes longer, nanoseconds.
+const LONG_DRAIN_MAX_NS: u64 = 2_000_000_000;
 /// Loss above the path's own that counts as congestion.
 const LOSS_EXCESS: f64 = 0.05;
 /// The path's own loss is believed, and sent over, up to this.
@@ -45,12 +50,58 @@ enum State {
     ProbeRtt,
 }
 
+/// Loss of the path, and how much of it does not depend on the rate: the smallest of any epoch
+/// since the long drain before last. Congestion loss vanishes in a drain, random loss does not.
 #[derive(Clone, Copy, Debug)]
-struct LossEpoch {
+struct PathLoss {
     acked: u64,
     bad: u64,
-    rates: [f64; LOSS_EPOCHS],
-    n: usize,
+    recent: f64,
+    min: f64,
+    min_before: f64,
+    drain_epochs: u32,
+    long_drain: bool,
+    drains: u32,
+}
+
+impl PathLoss {
+    fn base(&self) -> f64 {
+        self.min.min(self.min_before).min(BASE_LOSS_MAX)
+    }
+
+    /// Gives whether an epoch ended with congestion.
+    fn update(&mut self, s: &AckSample) -> bool {
+        self.acked += s.acked_frames;
+        self.bad += s.lost_frames + s.ce_frames;
+        let all = self.acked + self.bad;
+        if all < LOSS_EPOCH_FRAMES {
+            return false;
+        }
+        let rate = self.bad as f64 / all as f64;
+        (self.acked, self.bad) = (0, 0);
+        let congested = rate > self.base() * 1.5 + LOSS_EXCESS;
+        self.min = self.min.min(rate);
+        self.recent += (rate - self.recent) / 4.0;
+        self.drain_epochs = self.drain_epochs.saturating_add(1);
+        congested
+    }
+
+    fn start_drain(&mut self) {
+        self.drains = self.drains.wrapping_add(1);
+        let turn = self.drains <= 4 || self.drains.is_multiple_of(LONG_DRAIN_EVERY);
+        self.long_drain = turn && self.recent > LOSSY;
+        self.drain_epochs = 0;
+    }
+
+    fn drained(&self, spent: Nanos, rtt: Nanos) -> bool {
+        (spent > 2 * rtt && self.drain_epochs >= 3) || spent > LONG_DRAIN_MAX_NS
+    }
+
+    fn end_drain(&mut self) {
+        if self.long_drain {
+            (self.min_before, self.min, self.long_drain) = (self.min, 1.0, false);
+        }
+    }
 }
 
 /// See the module's text.
@@ -73,11 +124,14 @@ pub struct Bbr {
     cwnd: u64,
     pacing: u64,
     inflight_hi: u64,
-    loss: LossEpoch,
+    loss: PathLoss,
     aggregate_from: Nanos,
     aggregate_acked: u64,
     extra_acked: [u64; BW_ROUNDS],
     collapsed: bool,
+    /// Congestion was seen in this round; the bound was cut in this round.
+    round_lossy: bool,
+    round_cut: bool,
     seed: u64,
 }
 
@@ -110,16 +164,22 @@ impl Bbr {
             cwnd,
             pacing: (STARTUP_GAIN * cwnd as f64 / rtt) as u64,
             inflight_hi: u64::MAX,
-            loss: LossEpoch {
+            loss: PathLoss {
                 acked: 0,
                 bad: 0,
-                rates: [0.0; LOSS_EPOCHS],
-                n: 0,
+                recent: 0.0,
+                min: 1.0,
+                min_before: 0.0,
+                drain_epochs: 0,
+                long_drain: false,
+                drains: 0,
             },
             aggregate_from: 0,
             aggregate_acked: 0,
             extra_acked: [0; BW_ROUNDS],
             collapsed: false,
+            round_lossy: false,
+            round_cut: false,
             seed: cfg.seed,
         }
     }
@@ -134,17 +194,6 @@ impl Bbr {
         self.min_rtt
     }
 
-    /// Loss that the path has whatever the rate, 0..=0.15.
-    fn base_loss(&self) -> f64 {
-        let n = self.loss.n.min(LOSS_EPOCHS);
-        // Few epochs cannot tell own loss from congestion.
-        if n < LOSS_EPOCHS / 4 {
-            return 0.0;
-        }
-        let min = self.loss.rates[..n].iter().copied().fold(1.0, f64::min);
-        min.min(BASE_LOSS_MAX)
-    }
-
     fn bdp(&self, rtt: Nanos) -> u64 {
         bytes(self.bandwidth() as f64, rtt)
     }
@@ -154,7 +203,7 @@ impl Bbr {
         let Some(rtt) = self.min_rtt else {
             return self.cwnd;
         };
-        let bdp = self.bdp(rtt.max(MIN_MODEL_RTT_NS)) as f64 / (1.0 - self.base_loss());
+        let bdp = self.bdp(rtt.max(MIN_MODEL_RTT_NS)) as f64 / (1.0 - self.loss.base());
         let extra = self.extra_acked.iter().copied().max().unwrap_or(0);
         let extra = extra.min(bdp as u64);
         (gain * bdp) as u64 + extra + 3 * self.quantum()
@@ -211,29 +260,7 @@ impl Bbr {
         *slot = (*slot).max(extra);
     }
 
-    /// Gives whether an epoch ended, and with congestion.
-    fn update_loss(&mut self, s: &AckSample) -> Option<bool> {
-        let e = &mut self.loss;
-        e.acked += s.acked_frames;
-        e.bad += s.lost_frames + s.ce_frames;
-        if e.acked + e.bad < LOSS_EPOCH_FRAMES {
-            return None;
-        }
-        let rate = e.bad as f64 / (e.acked + e.bad) as f64;
-        (e.acked, e.bad) = (0, 0);
-        let base = self.base_loss();
-        let e = &mut self.loss;
-        e.rates[e.n % LOSS_EPOCHS] = rate;
-        // Stays above LOSS_EPOCHS once there, without ever overflowing.
-        e.n = if e.n + 1 == 2 * LOSS_EPOCHS {
-            LOSS_EPOCHS
-        } else {
-            e.n + 1
-        };
-        Some(rate > base * 1.5 + LOSS_EXCESS)
-    }
-
-    fn check_full(&mut self, s: &AckSample, lossy: bool) {
+    fn check_full(&mut self, s: &AckSample) {
         if self.filled || s.app_limited {
             return;
         }
@@ -243,7 +270,7 @@ impl Bbr {
             return;
         }
         // Three rounds without growth, or one that also loses.
-        self.full_rounds += if lossy { 3 } else { 1 };
+        self.full_rounds += if self.round_lossy { 3 } else { 1 };
         self.filled = self.full_rounds >= 3;
     }
 
@@ -259,21 +286,34 @@ impl Bbr {
         self.cycle_at = now;
     }
 
-    fn advance_cycle(&mut self, s: &AckSample, congested: bool) {
+    fn advance_cycle(&mut self, s: &AckSample) {
         let rtt = self.min_rtt.unwrap_or(0);
-        let long = s.now.saturating_sub(self.cycle_at) > rtt;
-        let done = match CYCLE[self.cycle] {
-            g if g > 1.0 => {
-                long && (congested || s.prior_in_flight >= self.target(g).min(self.inflight_hi))
-                    || s.now.saturating_sub(self.cycle_at) > 4 * rtt.max(MIN_MODEL_RTT_NS)
-            }
-            g if g < 1.0 => long || s.in_flight <= self.bdp(rtt),
-            _ => long,
+        let spent = s.now.saturating_sub(self.cycle_at);
+        let gain = CYCLE[self.cycle];
+        let done = if gain > 1.0 {
+            let full = s.prior_in_flight >= self.target(gain).min(self.inflight_hi);
+            let enough = self.round_lossy || full || spent > 4 * rtt.max(MIN_MODEL_RTT_NS);
+            spent > rtt && enough
+        } else if gain < 1.0 && self.loss.long_drain {
+            self.loss.drained(spent, rtt)
+        } else if gain < 1.0 {
+            spent > rtt || s.in_flight <= self.bdp(rtt)
+        } else {
+            spent > rtt
         };
-        if done {
-            self.cycle = (self.cycle + 1) % CYCLE.len();
-            self.cycle_at = s.now;
+        if !done {
+            return;
         }
+        if gain > 1.0 && !self.round_lossy {
+            self.raise_bound();
+        }
+        if gain > 1.0 {
+            self.loss.start_drain();
+        } else if gain < 1.0 {
+            self.loss.end_drain();
+        }
+        self.cycle = (self.cycle + 1) % CYCLE.len();
+        self.cycle_at = s.now;
     }
 
     fn update_min_rtt(&mut self, s: &AckSample) {
@@ -314,19 +354,24 @@ impl Bbr {
         }
     }
 
-    fn bound_inflight(&mut self, s: &AckSample, congested: Option<bool>) {
-        match congested {
-            Some(true) if self.state != State::Startup || self.filled => {
-                let floor = (self.bdp(self.min_rtt.unwrap_or(0)) as f64 * BETA) as u64;
-                let from = self.inflight_hi.min(s.prior_in_flight.max(self.cwnd / 2));
-                self.inflight_hi = ((from as f64 * CUT) as u64).max(floor).max(self.min_cwnd());
-            }
-            Some(false) if self.inflight_hi != u64::MAX => {
-                let hi = (self.inflight_hi as f64 * GROW) as u64;
-                let free = hi > 2 * self.target(CWND_GAIN);
-                self.inflight_hi = if free { u64::MAX } else { hi };
-            }
-            _ => {}
+    /// Lowers the bound on bytes in flight, at most once a round.
+    fn cut_bound(&mut self, s: &AckSample) {
+        if self.round_cut || !self.filled {
+            return;
+        }
+        self.round_cut = true;
+        let floor = (self.bdp(self.min_rtt.unwrap_or(0)) as f64 * BETA) as u64;
+        let round = s.delivered.saturating_sub(s.prior_delivered);
+        let from = self.inflight_hi.min(s.prior_in_flight.max(round));
+        self.inflight_hi = ((from as f64 * CUT) as u64).max(floor).max(self.min_cwnd());
+    }
+
+    /// A probe for bandwidth went by without congestion.
+    fn raise_bound(&mut self) {
+        if self.inflight_hi != u64::MAX {
+            let hi = (self.inflight_hi as f64 * GROW) as u64;
+            let free = hi > 2 * self.target(CWND_GAIN);
+            self.inflight_hi = if free { u64::MAX } else { hi };
         }
     }
 
@@ -341,7 +386,7 @@ impl Bbr {
             State::ProbeBw => CYCLE[self.cycle],
             State::ProbeRtt => 1.0,
         };
-        let rate = (gain * bw * 0.99 / (1.0 - self.base_loss())) as u64;
+        let rate = (gain * bw * 0.99 / (1.0 - self.loss.base())) as u64;
         let rate = rate.max(self.frame * 10);
         if self.filled || rate > self.pacing {
             self.pacing = rate;
@@ -349,11 +394,7 @@ impl Bbr {
     }
 
     fn set_cwnd(&mut self, s: &AckSample) {
-        let gain = match self.state {
-            State::Startup | State::Drain => STARTUP_GAIN,
-            _ => CWND_GAIN,
-        };
-        let target = self.target(gain);
+        let target = self.target(CWND_GAIN);
         let grown = self.cwnd.saturating_add(s.acked_bytes);
         if self.filled {
             self.cwnd = grown.min(target);
@@ -375,21 +416,27 @@ impl Controller for Bbr {
         let round_start = self.update_round(s);
         self.update_bandwidth(s, round_start);
         self.update_aggregation(s);
-        let congested = self.update_loss(s);
+        let congested = self.loss.update(s);
+        self.round_lossy |= congested;
         if round_start {
-            self.check_full(s, congested == Some(true));
+            self.check_full(s);
         }
         if self.state == State::Startup && self.filled {
             self.state = State::Drain;
+        }
+        if congested {
+            self.cut_bound(s);
         }
         let rtt = self.min_rtt.unwrap_or(0);
         if self.state == State::Drain && s.in_flight <= self.bdp(rtt).max(self.min_cwnd()) {
             self.enter_probe_bw(s.now);
         }
         if self.state == State::ProbeBw {
-            self.advance_cycle(s, congested == Some(true));
+            self.advance_cycle(s);
         }
-        self.bound_inflight(s, congested);
+        if round_start {
+            (self.round_lossy, self.round_cut) = (false, false);
+        }
         self.update_min_rtt(s);
         self.set_pacing();
         self.set_cwnd(s);
