@@ -533,7 +533,8 @@ fn shared_noisy_cores_on_a_short_path_still_run_fast() {
 fn a_shallow_queue_is_not_flooded() {
     for (rate, rtt) in PATHS {
         let mut w = World::new(13, rate, rtt, 0.0);
-        w.queue = ((rate as f64 * rtt as f64 / 1e9) as u64 / 4).max(64_000);
+        // A quarter of the path's product, and at least three super-packets.
+        w.queue = ((rate as f64 * rtt as f64 / 1e9) as u64 / 4).max(200_000);
         let r = run(w);
         let lost = r.stats[0].lost_frames as f64 / (r.stats[0].first as f64 * sent(&r.stats[0]));
         println!(

@@ -23,7 +23,7 @@ const LAN_MIN_CWND: u64 = 4 * SUPER_PACKET;
 const MIN_RTT_WINDOW_NS: u64 = 10_000_000_000;
 /// How long the window stays low to see the true round trip; shorter where round trips are short.
 const PROBE_RTT_NS: (u64, u64) = (20_000_000, 200_000_000);
-/// Frames over which a loss rate is taken: at 2 % its standard deviation is then 1 %.
+/// A loss rate is taken over whole rounds of at least this many frames: at 2 % its standard deviation is then 1 %.
 const LOSS_EPOCH_FRAMES: u64 = 200;
 /// On a lossy path one draining phase in this many is long enough to see the loss that stays when
 /// the sender is slower than the path; the first few all are.
@@ -34,8 +34,10 @@ const LOSSY: f64 = 0.01;
 const LONG_DRAIN_MAX_NS: u64 = 2_000_000_000;
 /// Loss above the path's own that counts as congestion.
 const LOSS_EXCESS: f64 = 0.05;
-/// The path's own loss is believed, and sent over, up to this.
-const BASE_LOSS_MAX: f64 = 0.15;
+/// The path's own loss is believed up to this: more is congestion, whoever causes it.
+const BASE_LOSS_MAX: f64 = 0.4;
+/// The path's own loss is sent over up to this: a fifth, where BBR's own probing stops growing.
+const SENT_OVER_MAX: f64 = 0.2;
 /// Cut of the in-flight bound on congestion, and its growth in rounds without.
 const CUT: f64 = 0.85;
 const GROW: f64 = 1.25;
@@ -69,12 +71,17 @@ impl PathLoss {
         self.min.min(self.min_before).min(BASE_LOSS_MAX)
     }
 
+    /// Share of frames to send on top of what shall arrive.
+    fn sent_over(&self) -> f64 {
+        self.base().min(SENT_OVER_MAX)
+    }
+
     /// Gives whether an epoch ended with congestion.
-    fn update(&mut self, s: &AckSample) -> bool {
+    fn update(&mut self, s: &AckSample, round_start: bool) -> bool {
         self.acked += s.acked_frames;
         self.bad += s.lost_frames + s.ce_frames;
         let all = self.acked + self.bad;
-        if all < LOSS_EPOCH_FRAMES {
+        if all < LOSS_EPOCH_FRAMES || !round_start {
             return false;
         }
         let rate = self.bad as f64 / all as f64;
@@ -203,7 +210,7 @@ impl Bbr {
         let Some(rtt) = self.min_rtt else {
             return self.cwnd;
         };
-        let bdp = self.bdp(rtt.max(MIN_MODEL_RTT_NS)) as f64 / (1.0 - self.loss.base());
+        let bdp = self.bdp(rtt.max(MIN_MODEL_RTT_NS)) as f64 / (1.0 - self.loss.sent_over());
         let extra = self.extra_acked.iter().copied().max().unwrap_or(0);
         let extra = extra.min(bdp as u64);
         (gain * bdp) as u64 + extra + 3 * self.quantum()
@@ -261,7 +268,7 @@ impl Bbr {
     }
 
     fn check_full(&mut self, s: &AckSample) {
-        if self.filled || s.app_limited {
+        if self.filled || (s.app_limited && !self.round_lossy) {
             return;
         }
         let bw = self.bandwidth();
@@ -386,7 +393,7 @@ impl Bbr {
             State::ProbeBw => CYCLE[self.cycle],
             State::ProbeRtt => 1.0,
         };
-        let rate = (gain * bw * 0.99 / (1.0 - self.loss.base())) as u64;
+        let rate = (gain * bw * 0.99 / (1.0 - self.loss.sent_over())) as u64;
         let rate = rate.max(self.frame * 10);
         if self.filled || rate > self.pacing {
             self.pacing = rate;
@@ -416,7 +423,7 @@ impl Controller for Bbr {
         let round_start = self.update_round(s);
         self.update_bandwidth(s, round_start);
         self.update_aggregation(s);
-        let congested = self.loss.update(s);
+        let congested = self.loss.update(s, round_start);
         self.round_lossy |= congested;
         if round_start {
             self.check_full(s);
