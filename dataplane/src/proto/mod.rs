@@ -1,3 +1,27 @@
-//! Room `proto`.
+//! The sans-IO protocol core of a lane: what to send, when, and what to make of acknowledgements.
+//!
+//! Nothing here reads a clock, owns a socket or allocates after construction. [`LaneTx`] numbers
+//! symbols and answers deficits, [`LaneRx`] keeps have-sets and builds acknowledgements, [`cc`]
+//! decides how much may be in flight and how fast.
 
+pub mod cc;
+pub mod lane_rx;
+pub mod lane_tx;
 pub mod manager;
+pub mod pacer;
+pub mod rtt;
+pub mod sent;
+
+#[cfg(test)]
+mod lane_tx_tests;
+mod loss;
+#[cfg(test)]
+mod simtest;
+
+pub use cc::{Cc, CcConfig, CcKind, Controller};
+pub use lane_rx::{Admit, LaneRx, LaneRxConfig, Progress};
+pub use lane_tx::{
+    AckOutcome, AckReject, LaneTx, LaneTxConfig, LaneTxStats, RepairAhead, SymbolKind, TxSymbol,
+};
+pub use pacer::Pacer;
+pub use rtt::RttEstimator;

@@ -74,36 +74,43 @@ pub struct Ack {
     pub credit: u64,
     /// Bytes of frames that the receiver's socket can hold.
     pub inflight_limit: u32,
+    /// The reports; see [`Ack::push_report`].
+    pub list: Reports,
+}
+
+/// At most 16 reports with rising offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Reports {
     n: u8,
-    reports: [Report; MAX_DEFICITS],
+    items: [Report; MAX_DEFICITS],
 }
 
 impl Ack {
     /// The reports, oldest slot first.
     pub fn reports(&self) -> &[Report] {
-        self.reports.get(..self.n as usize).unwrap_or(&[])
+        self.list.items.get(..self.list.n as usize).unwrap_or(&[])
     }
 
     /// Adds a report; gives `false` where 16 are there already, where the offset does not rise or a
     /// value is out of range.
     pub fn push_report(&mut self, r: Report) -> bool {
-        let n = self.n as usize;
+        let n = self.list.n as usize;
         let rises = match n {
             0 => true,
-            _ => self.reports[n - 1].offset < r.offset,
+            _ => self.list.items[n - 1].offset < r.offset,
         };
         let fits = (r.offset as usize) < WINDOW_SLOTS && r.deficit as usize <= MAX_DATA_SYMBOLS;
         if n >= MAX_DEFICITS || !rises || !fits {
             return false;
         }
-        self.reports[n] = r;
-        self.n += 1;
+        self.list.items[n] = r;
+        self.list.n += 1;
         true
     }
 
     /// Encoded length in bytes.
     pub fn encoded_len(&self) -> usize {
-        ACK_FIXED_LEN + self.n as usize * REPORT_LEN
+        ACK_FIXED_LEN + self.list.n as usize * REPORT_LEN
     }
 
     pub(crate) fn write(&self, w: &mut Writer<'_>) -> Option<()> {
@@ -116,7 +123,7 @@ impl Ack {
         w.put(&self.lost_before_fec.to_le_bytes())?;
         w.put(&self.credit.to_le_bytes())?;
         w.put(&self.inflight_limit.to_le_bytes())?;
-        w.put(&[self.n])?;
+        w.put(&[self.list.n])?;
         for r in self.reports() {
             w.put(&[r.offset, r.deficit])?;
             w.put(&r.have.to_bytes())?;
@@ -167,8 +174,7 @@ impl Ack {
             lost_before_fec: r.u64()?,
             credit: r.u64()?,
             inflight_limit: r.u32()?,
-            n: 0,
-            reports: [Report::default(); MAX_DEFICITS],
+            list: Reports::default(),
         };
         Some((ack, r.u8()?))
     }

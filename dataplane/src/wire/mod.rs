@@ -9,7 +9,7 @@ pub mod control;
 pub mod handshake;
 pub mod header;
 
-pub use ack::{Ack, AckError, Report};
+pub use ack::{Ack, AckError, Report, Reports};
 pub use control::{ControlError, Message};
 pub use header::{FrameKind, Header, ParseError};
 

@@ -1,0 +1,368 @@
+//! The receiving end of a lane: which symbols are here, when to acknowledge, and what to say.
+
+use crate::base::limits::{
+    ACK_DELAY_NS, ACK_EVERY_SLOTS, MAX_DATA_SYMBOLS, MAX_DEFICITS, MAX_REPAIR_SYMBOLS,
+    SYMBOL_ALIGN, WINDOW_SLOTS,
+};
+use crate::base::seq::{class, extend_slot};
+use crate::base::{Bits96, Nanos};
+use crate::wire::ack::{Ack, Report};
+
+/// Prompt acknowledgements (gap, duplicate, opened credit) are at least this far apart, nanoseconds.
+pub const PROMPT_ACK_SPACING_NS: Nanos = 20_000;
+
+/// What a lane's receiver needs to know at the start.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneRxConfig {
+    /// Slots in the window, 1..=96; also the credit before the first acknowledgement.
+    pub window_slots: u8,
+    /// Largest symbol that was negotiated, bytes.
+    pub max_symbol_len: u16,
+}
+
+/// What to do with a symbol, judged by its clear header before decryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admit {
+    /// Open it into the slot; `first` says that the slot holds nothing yet and needs a buffer.
+    Store {
+        /// Full slot number.
+        slot: u64,
+        /// No symbol of the slot is here yet.
+        first: bool,
+    },
+    /// Already here, or its slot is complete. Where the tag verifies, tell [`LaneRx::duplicate`].
+    Duplicate,
+    /// Beyond the credit that was granted.
+    OutOfWindow,
+    /// k or length differ from the slot's first symbol, or are out of range.
+    Inconsistent,
+}
+
+/// What a stored symbol led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The slot still lacks symbols.
+    Partial,
+    /// All data symbols are here; nothing to decode.
+    Complete,
+    /// k symbols are here, some of them repair: decode with [`LaneRx::slot_have`].
+    NeedsDecode,
+    /// It came twice within one batch, or was not admissible: nothing was stored.
+    Duplicate,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct RxSlot {
+    have: Bits96,
+    k: u8,
+    len: u16,
+}
+
+/// See the module's text. No method allocates; none panics, whatever the peer sends.
+#[derive(Debug)]
+pub struct LaneRx {
+    slots: [RxSlot; WINDOW_SLOTS],
+    /// By class: complete slots at or above `base`.
+    complete: Bits96,
+    window: u64,
+    max_symbol_len: u16,
+    base: u64,
+    /// One more than the highest slot that a symbol came for.
+    seen_end: u64,
+    credit: u64,
+    advertised: u64,
+    received: u64,
+    largest_pn: u64,
+    largest_at: Nanos,
+    ce: u32,
+    complete_since_ack: u32,
+    last_ack_at: Option<Nanos>,
+    due: Option<Nanos>,
+    report_from: u64,
+}
+
+impl LaneRx {
+    /// A receiver that expects slot 0 first.
+    pub fn new(cfg: LaneRxConfig) -> LaneRx {
+        let window = u64::from(cfg.window_slots).clamp(1, WINDOW_SLOTS as u64);
+        LaneRx {
+            slots: [RxSlot::default(); WINDOW_SLOTS],
+            complete: Bits96::EMPTY,
+            window,
+            max_symbol_len: cfg.max_symbol_len,
+            base: 0,
+            seen_end: 0,
+            credit: window,
+            advertised: window,
+            received: 0,
+            largest_pn: 0,
+            largest_at: 0,
+            ce: 0,
+            complete_since_ack: 0,
+            last_ack_at: None,
+            due: None,
+            report_from: 0,
+        }
+    }
+
+    /// Judges a symbol by its header fields; changes nothing.
+    pub fn admit(&self, slot_low: u32, symbol: u8, k: u8, len: u16) -> Admit {
+        let Some(slot) = extend_slot(slot_low, self.base) else {
+            return Admit::Duplicate;
+        };
+        self.judge(slot, symbol, k, len)
+    }
+
+    fn judge(&self, slot: u64, symbol: u8, k: u8, len: u16) -> Admit {
+        if slot < self.base {
+            return Admit::Duplicate;
+        }
+        // credit <= base + 96, so a slot below it owns its class alone.
+        if slot >= self.credit {
+            return Admit::OutOfWindow;
+        }
+        let (kk, sym) = (k as usize, symbol as usize);
+        if kk == 0
+            || kk > MAX_DATA_SYMBOLS
+            || sym >= kk + MAX_REPAIR_SYMBOLS
+            || len == 0
+            || len > self.max_symbol_len
+            || !(len as usize).is_multiple_of(SYMBOL_ALIGN)
+        {
+            return Admit::Inconsistent;
+        }
+        let c = class(slot, WINDOW_SLOTS);
+        let s = &self.slots[c];
+        if self.complete.contains(c) {
+            return Admit::Duplicate;
+        }
+        if s.have.is_empty() {
+            return Admit::Store { slot, first: true };
+        }
+        if s.k != k || s.len != len {
+            return Admit::Inconsistent;
+        }
+        if s.have.contains(sym) {
+            return Admit::Duplicate;
+        }
+        Admit::Store { slot, first: false }
+    }
+
+    /// Notes an authenticated symbol that was stored after [`LaneRx::admit`] said so. `pn` must have
+    /// passed the replay window.
+    pub fn stored(
+        &mut self,
+        now: Nanos,
+        slot: u64,
+        symbol: u8,
+        k: u8,
+        len: u16,
+        pn: u64,
+    ) -> Progress {
+        self.arrived(now, pn);
+        if !matches!(self.judge(slot, symbol, k, len), Admit::Store { .. }) {
+            return Progress::Duplicate;
+        }
+        let c = class(slot, WINDOW_SLOTS);
+        let s = &mut self.slots[c];
+        (s.k, s.len) = (k, len);
+        s.have.insert(symbol as usize);
+        self.seen_end = self.seen_end.max(slot + 1);
+        let have = s.have;
+        if have.len() < k as usize {
+            return Progress::Partial;
+        }
+        self.complete.insert(c);
+        while self.base < self.credit && self.complete.contains(class(self.base, WINDOW_SLOTS)) {
+            self.complete.remove(class(self.base, WINDOW_SLOTS));
+            self.base += 1;
+        }
+        self.complete_since_ack += 1;
+        if self.complete_since_ack >= ACK_EVERY_SLOTS {
+            self.want_ack_at(now);
+        }
+        if have.and(Bits96::first(k as usize)).len() == k as usize {
+            Progress::Complete
+        } else {
+            Progress::NeedsDecode
+        }
+    }
+
+    /// Notes an authenticated symbol that was [`Admit::Duplicate`]: its sender missed something.
+    pub fn duplicate(&mut self, now: Nanos, pn: u64) {
+        self.arrived(now, pn);
+        self.want_prompt_ack(now);
+    }
+
+    /// Notes the ECN CE mark on an authenticated data frame.
+    pub fn on_ce(&mut self) {
+        self.ce = self.ce.wrapping_add(1);
+    }
+
+    /// The peer asked (ping): acknowledge now.
+    pub fn request_ack(&mut self, now: Nanos) {
+        self.want_ack_at(now);
+    }
+
+    /// The application has released every slot below `credit_released`: opens credit, and
+    /// acknowledges at once where the sender may be waiting for it.
+    pub fn released(&mut self, now: Nanos, credit_released: u64) {
+        self.open_credit(credit_released);
+        if self.credit == self.advertised {
+            return;
+        }
+        if self.seen_end >= self.advertised {
+            self.want_prompt_ack(now);
+        } else if self.credit - self.advertised >= self.window.div_ceil(4) {
+            self.want_ack_at(now.saturating_add(ACK_DELAY_NS));
+        }
+    }
+
+    fn open_credit(&mut self, credit_released: u64) {
+        // A slot is released only after it is complete and in order.
+        let released = credit_released.min(self.base);
+        let credit = released + self.window;
+        while self.credit < credit {
+            // The class now belongs to a new slot; the one before lies below `base`.
+            self.slots[class(self.credit, WINDOW_SLOTS)] = RxSlot::default();
+            self.credit += 1;
+        }
+    }
+
+    fn arrived(&mut self, now: Nanos, pn: u64) {
+        if self.received == 0 || pn > self.largest_pn {
+            let expected = if self.received == 0 {
+                0
+            } else {
+                self.largest_pn.saturating_add(1)
+            };
+            self.largest_pn = pn;
+            self.largest_at = now;
+            if pn > expected {
+                self.want_prompt_ack(now);
+            }
+        }
+        self.received = (self.received + 1).min(self.largest_pn.saturating_add(1));
+        self.want_ack_at(now.saturating_add(ACK_DELAY_NS));
+    }
+
+    fn want_prompt_ack(&mut self, now: Nanos) {
+        let spaced = self.last_ack_at.map_or(0, |t| t + PROMPT_ACK_SPACING_NS);
+        self.want_ack_at(now.max(spaced));
+    }
+
+    fn want_ack_at(&mut self, at: Nanos) {
+        self.due = Some(self.due.map_or(at, |d| d.min(at)));
+    }
+
+    /// Whether an acknowledgement should leave now.
+    pub fn ack_due(&self, now: Nanos) -> bool {
+        self.due.is_some_and(|d| d <= now)
+    }
+
+    /// When an acknowledgement will be due.
+    pub fn next_timeout(&self) -> Option<Nanos> {
+        self.due
+    }
+
+    /// Builds the acknowledgement and takes it as sent. The application has released every slot
+    /// below `credit_released`; `inflight_limit` is what the socket can hold, bytes.
+    pub fn build_ack(&mut self, now: Nanos, credit_released: u64, inflight_limit: u32) -> Ack {
+        self.open_credit(credit_released);
+        let mut ack = Ack {
+            base: self.base,
+            largest_pn: self.largest_pn,
+            received: self.received,
+            delay_us: u32::try_from(now.saturating_sub(self.largest_at) / 1000).unwrap_or(u32::MAX),
+            ce: self.ce,
+            lost_before_fec: self.lost_before_fec(),
+            credit: self.credit,
+            inflight_limit,
+            ..Ack::default()
+        };
+        for slot in self.base..self.seen_end {
+            if self.complete.contains(class(slot, WINDOW_SLOTS)) {
+                ack.complete.insert((slot - self.base) as usize);
+            }
+        }
+        self.push_reports(&mut ack);
+        self.advertised = self.credit;
+        self.complete_since_ack = 0;
+        self.last_ack_at = Some(now);
+        self.due = None;
+        ack
+    }
+
+    /// Reports slots with some symbols but not enough. Fewer than 16 reports mean that no other slot
+    /// has any symbol; with 16, every slot between the first and the last reported one is covered,
+    /// and the next acknowledgement goes on where this one stopped, so that none waits for older ones.
+    fn push_reports(&mut self, ack: &mut Ack) {
+        let open = |slot: &u64| self.is_open(*slot);
+        let count = (self.base..self.seen_end).filter(open).count();
+        let before = (self.base..self.report_from.min(self.seen_end))
+            .filter(open)
+            .count();
+        let skip = before.min(count.saturating_sub(MAX_DEFICITS));
+        let mut next = self.base;
+        for slot in (self.base..self.seen_end)
+            .filter(open)
+            .skip(skip)
+            .take(MAX_DEFICITS)
+        {
+            let s = &self.slots[class(slot, WINDOW_SLOTS)];
+            ack.push_report(Report {
+                offset: (slot - self.base) as u8,
+                deficit: (s.k as usize).saturating_sub(s.have.len()) as u8,
+                have: s.have,
+            });
+            next = slot + 1;
+        }
+        self.report_from = if skip + MAX_DEFICITS >= count {
+            self.base
+        } else {
+            next
+        };
+    }
+
+    fn is_open(&self, slot: u64) -> bool {
+        let c = class(slot, WINDOW_SLOTS);
+        !self.complete.contains(c) && !self.slots[c].have.is_empty()
+    }
+
+    /// Frames that never arrived, as far as gaps in packet numbers tell.
+    pub fn lost_before_fec(&self) -> u64 {
+        if self.received == 0 {
+            return 0;
+        }
+        self.largest_pn
+            .saturating_add(1)
+            .saturating_sub(self.received)
+    }
+
+    /// Symbols held of a slot, also after completion until its class is granted again. Bit i below k is data symbol i, bit k + j is repair symbol j.
+    pub fn slot_have(&self, slot: u64) -> Bits96 {
+        self.slots[class(slot, WINDOW_SLOTS)].have
+    }
+
+    /// Every slot below this one is complete.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Slots below this one may be sent by the peer.
+    pub fn credit(&self) -> u64 {
+        self.credit
+    }
+
+    /// Authenticated data frames received, replays not counted.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Slots that hold symbols but are not complete.
+    pub fn pending(&self) -> usize {
+        (self.base..self.seen_end)
+            .filter(|slot| self.is_open(*slot))
+            .count()
+    }
+}

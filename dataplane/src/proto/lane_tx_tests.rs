@@ -1,0 +1,342 @@
+//! Hostile acknowledgements and small cases of the lane's two ends.
+
+use super::*;
+use crate::base::Bits96;
+use crate::wire::ack::tests::any_ack;
+use crate::wire::ack::{Ack, Report};
+use proptest::prelude::*;
+
+fn tx() -> LaneTx {
+    LaneTx::new(LaneTxConfig {
+        window_slots: 96,
+        symbol_len: 1408,
+        inflight_limit: 1 << 20,
+        repair_ahead: RepairAhead::Adaptive,
+        cc: CcConfig {
+            kind: CcKind::Fixed(10_000_000_000),
+            max_rate: None,
+            frame: 1448,
+            initial_rtt: 1_000_000,
+            seed: 1,
+        },
+    })
+}
+
+fn rx() -> LaneRx {
+    LaneRx::new(LaneRxConfig {
+        window_slots: 96,
+        max_symbol_len: 1408,
+    })
+}
+
+fn drain(t: &mut LaneTx, now: &mut u64) -> Vec<TxSymbol> {
+    let mut out = Vec::new();
+    for _ in 0..1000 {
+        while let Some(s) = t.poll_send(*now) {
+            out.push(s);
+        }
+        *now += 1000;
+    }
+    out
+}
+
+#[test]
+fn dishonest_acknowledgements_are_refused_and_change_nothing() {
+    let (mut t, mut now) = (tx(), 0);
+    assert!(t.push_slot(0, 4, 1408) && t.push_slot(1, 4, 1408));
+    assert_eq!(drain(&mut t, &mut now).len(), 8);
+    assert!(t.push_slot(2, 4, 1408));
+    let good = Ack {
+        largest_pn: 7,
+        received: 8,
+        base: 2,
+        credit: 98,
+        inflight_limit: 1 << 20,
+        ..Ack::default()
+    };
+    let mut refuse = |ack: Ack, why| {
+        let out = t.on_ack(now, &ack, |_| panic!("completed"));
+        assert_eq!(out.rejected, Some(why));
+    };
+    refuse(
+        Ack {
+            largest_pn: 8,
+            ..good
+        },
+        AckReject::LargestPn,
+    );
+    refuse(
+        Ack {
+            largest_pn: u64::MAX,
+            ..good
+        },
+        AckReject::LargestPn,
+    );
+    refuse(
+        Ack {
+            received: 9,
+            ..good
+        },
+        AckReject::Received,
+    );
+    refuse(Ack { base: 3, ..good }, AckReject::Complete);
+    refuse(
+        Ack {
+            base: u64::MAX,
+            ..good
+        },
+        AckReject::Complete,
+    );
+    refuse(
+        Ack {
+            complete: Bits96::first(96),
+            ..good
+        },
+        AckReject::Complete,
+    );
+    refuse(Ack { credit: 99, ..good }, AckReject::Credit);
+    let mut done = Vec::new();
+    let out = t.on_ack(now, &good, |s| done.push(s));
+    assert_eq!((out.rejected, out.acked_slots, done), (None, 2, vec![0, 1]));
+    let old = Ack {
+        base: 1,
+        largest_pn: 3,
+        received: 4,
+        credit: 97,
+        ..good
+    };
+    assert!(t.on_ack(now, &old, |_| panic!("twice")).stale);
+    assert_eq!(t.stats().rejected_acks, 7);
+}
+
+#[test]
+fn a_deficit_is_answered_once_and_with_repair() {
+    let (mut t, mut now) = (tx(), 0);
+    for slot in 0..2 {
+        assert!(t.push_slot(slot, 8, 1408));
+    }
+    assert_eq!(drain(&mut t, &mut now).len(), 16);
+    // Slot 0 lacks two symbols; slot 1 is complete, so packets far beyond slot 0 arrived.
+    let mut ack = Ack {
+        largest_pn: 15,
+        received: 14,
+        complete: [1].into_iter().fold(Bits96::EMPTY, |mut s, i| {
+            s.insert(i);
+            s
+        }),
+        credit: 96,
+        inflight_limit: 1 << 20,
+        ..Ack::default()
+    };
+    ack.push_report(Report {
+        offset: 0,
+        deficit: 2,
+        have: Bits96::first(6),
+    });
+    t.on_ack(now, &ack, |s| assert_eq!(s, 1));
+    // The same acknowledgement again asks for nothing more.
+    let sent: Vec<_> = std::iter::from_fn(|| t.poll_send(now)).collect();
+    t.on_ack(now, &ack, |_| panic!("twice"));
+    assert_eq!(t.poll_send(now), None);
+    let got: Vec<_> = sent.iter().map(|s| (s.slot, s.index, s.kind)).collect();
+    assert_eq!(
+        got,
+        [(0, 8, SymbolKind::Repair), (0, 9, SymbolKind::Repair)]
+    );
+}
+
+#[test]
+fn an_exhausted_credit_asks_for_word() {
+    let mut t = LaneTx::new(LaneTxConfig {
+        window_slots: 1,
+        symbol_len: 1408,
+        inflight_limit: 1 << 20,
+        repair_ahead: RepairAhead::Fixed(0),
+        cc: CcConfig {
+            kind: CcKind::Bbr,
+            max_rate: None,
+            frame: 1448,
+            initial_rtt: 1_000_000,
+            seed: 0,
+        },
+    });
+    let mut now = 0;
+    assert!(t.push_slot(0, 1, 64));
+    drain(&mut t, &mut now);
+    let ack = Ack {
+        base: 1,
+        received: 1,
+        credit: 1,
+        inflight_limit: 1 << 20,
+        ..Ack::default()
+    };
+    t.on_ack(now, &ack, |_| ());
+    assert!(t.push_slot(1, 1, 64));
+    assert_eq!(t.poll_send(now), None);
+    assert!(!t.take_ping_owed());
+    now = t.next_timeout(now).unwrap();
+    t.on_timeout(now);
+    assert!(t.take_ping_owed() && !t.take_ping_owed());
+    t.on_ack(now, &Ack { credit: 2, ..ack }, |_| ());
+    assert_eq!(t.poll_send(now).map(|s| s.slot), Some(1));
+}
+
+#[test]
+fn a_silent_peer_is_probed_with_backoff() {
+    let (mut t, mut now) = (tx(), 0);
+    assert!(t.push_slot(0, 2, 1408));
+    drain(&mut t, &mut now);
+    let mut gaps = Vec::new();
+    for _ in 0..6 {
+        let at = t.next_timeout(now).unwrap();
+        gaps.push(at - now);
+        now = at;
+        t.on_timeout(now);
+        let n = std::iter::from_fn(|| t.poll_send(now)).count();
+        assert!((1..=2).contains(&n), "{n}");
+    }
+    assert!(
+        gaps[2..].windows(2).all(|g| g[1] > g[0] + g[0] / 2),
+        "{gaps:?}"
+    );
+}
+
+#[test]
+fn the_receiver_judges_by_slot_and_shape() {
+    let mut r = rx();
+    assert_eq!(
+        r.admit(0, 0, 2, 128),
+        Admit::Store {
+            slot: 0,
+            first: true
+        }
+    );
+    assert_eq!(r.stored(0, 0, 0, 2, 128, 0), Progress::Partial);
+    assert_eq!(r.admit(0, 0, 2, 128), Admit::Duplicate);
+    assert_eq!(
+        r.admit(0, 1, 2, 128),
+        Admit::Store {
+            slot: 0,
+            first: false
+        }
+    );
+    assert_eq!(r.admit(0, 1, 3, 128), Admit::Inconsistent);
+    assert_eq!(r.admit(0, 1, 2, 192), Admit::Inconsistent);
+    assert_eq!(r.admit(0, 34, 2, 128), Admit::Inconsistent);
+    assert_eq!(r.admit(96, 0, 2, 128), Admit::OutOfWindow);
+    assert_eq!(r.admit(u32::MAX, 0, 2, 128), Admit::Duplicate);
+    assert_eq!(r.admit(95, 0, 2, 130), Admit::Inconsistent);
+    assert_eq!(r.stored(0, 0, 33, 2, 128, 1), Progress::NeedsDecode);
+    assert_eq!(r.slot_have(0).iter().collect::<Vec<_>>(), [0, 33]);
+    assert_eq!((r.base(), r.admit(0, 1, 2, 128)), (1, Admit::Duplicate));
+    // Completed but not released: no credit yet.
+    assert_eq!(r.admit(96, 0, 2, 128), Admit::OutOfWindow);
+    r.released(0, 1);
+    assert_eq!(
+        r.admit(96, 0, 2, 128),
+        Admit::Store {
+            slot: 96,
+            first: true
+        }
+    );
+}
+
+#[test]
+fn acknowledgements_are_due_when_they_help() {
+    let mut r = rx();
+    assert_eq!(r.next_timeout(), None);
+    r.stored(1000, 0, 0, 2, 64, 0);
+    assert_eq!(r.next_timeout(), Some(101_000));
+    assert!(!r.ack_due(100_999) && r.ack_due(101_000));
+    // A gap asks at once.
+    r.stored(2000, 0, 1, 2, 64, 2);
+    assert!(r.ack_due(2000));
+    let ack = r.build_ack(2000, 0, 5);
+    assert_eq!((ack.base, ack.received, ack.largest_pn), (1, 2, 2));
+    assert_eq!(
+        (ack.lost_before_fec, ack.credit, ack.inflight_limit),
+        (1, 96, 5)
+    );
+    assert!(!r.ack_due(u64::MAX));
+    // A duplicate asks promptly, but not more often than the spacing.
+    r.duplicate(3000, 3);
+    assert!(!r.ack_due(3000) && r.ack_due(22_000));
+    r.build_ack(22_000, 0, 5);
+    // Four complete slots ask at once.
+    for slot in 1..5 {
+        assert!(!r.ack_due(23_000));
+        r.stored(23_000, slot, 0, 1, 64, 3 + slot);
+    }
+    assert!(r.ack_due(23_000));
+}
+
+#[test]
+fn all_incomplete_slots_are_reported_in_turn() {
+    let mut r = rx();
+    for slot in 0..40u64 {
+        r.stored(0, slot, 0, 2, 64, slot);
+    }
+    let mut seen = Bits96::EMPTY;
+    for _ in 0..3 {
+        let ack = r.build_ack(0, 0, 0);
+        assert_eq!(ack.reports().len(), 16);
+        for rep in ack.reports() {
+            assert_eq!((rep.deficit, rep.have.len()), (1, 1));
+            seen.insert(rep.offset as usize);
+        }
+    }
+    assert_eq!(seen, Bits96::first(40));
+    assert_eq!(r.pending(), 40);
+}
+
+proptest! {
+    /// Whatever the peer claims, the sender neither panics nor completes a slot that was not
+    /// sent, and still delivers when an honest word follows.
+    #[test]
+    fn any_acknowledgement_is_survived(
+        acks in proptest::collection::vec((any_ack(), 0u64..100, 0u64..300, 0u64..200, any::<[bool; 5]>()), 1..40),
+    ) {
+        let (mut t, mut now) = (tx(), 0u64);
+        let mut sent = Bits96::EMPTY;
+        for (mut a, base, pn, credit, small) in acks {
+            now += 50_000;
+            t.push_slot(t.next_slot(), 3, 64);
+            while let Some(s) = t.poll_send(now) {
+                if s.index == 2 { sent.insert(s.slot as usize); }
+            }
+            if small[0] { a.base = base % (t.next_slot() + 1); }
+            if small[1] { a.largest_pn = pn % (t.next_slot() * 3 + 1); }
+            if small[2] { a.received = pn / 2; }
+            if small[3] { a.credit = credit; }
+            if small[4] { a.complete = Bits96::EMPTY; }
+            let out = t.on_ack(now, &a, |s| assert!(sent.contains(s as usize)));
+            prop_assert!(out.rejected.is_none() || out.acked_slots == 0);
+            t.on_timeout(now);
+            let _ = (t.next_timeout(now), t.in_flight());
+        }
+    }
+
+    /// Whatever frames an authenticated peer makes, the receiver neither panics nor counts
+    /// wrongly, and its acknowledgement encodes.
+    #[test]
+    fn any_symbols_are_survived(frames in proptest::collection::vec(
+        (0u32..300, 0u8..110, 0u8..70, 0u16..24, any::<u32>(), any::<bool>()), 0..300)) {
+        let mut r = rx();
+        let mut released = 0;
+        for (slot, sym, k, len, pn, ack) in frames {
+            if let Admit::Store { slot, .. } = r.admit(slot, sym, k, len * 64) {
+                prop_assert!(slot >= r.base() && slot < r.credit());
+                r.stored(u64::from(pn), slot, sym, k, len * 64, u64::from(pn));
+            }
+            if ack {
+                released = r.base();
+                let a = r.build_ack(u64::from(pn), released, 0);
+                let mut out = [0u8; crate::wire::ack::ACK_MAX_LEN];
+                let n = a.encode(&mut out).unwrap();
+                prop_assert_eq!(Ack::decode(&out[..n]), Ok(a));
+                prop_assert!(a.received <= a.largest_pn + 1);
+            }
+        }
+        prop_assert!(r.credit() <= released + 96);
+    }
+}
