@@ -52,7 +52,7 @@ fn machine_code() -> Option<Vec<u8>> {
         .map(|i| table + i * 56)
         .find(|&h| word(h, 4) == Some(1) && word(h + 4, 4).is_some_and(|flags| flags & 1 == 1))?;
     let (offset, len) = (word(code + 8, 8)?, word(code + 32, 8)?);
-    let middle = offset + (len / 2 & !4095);
+    let middle = offset + ((len / 2) & !4095);
     exe.get(middle..middle + BLOCK).map(<[u8]>::to_vec)
 }
 

@@ -355,7 +355,7 @@ mod tests {
     proptest! {
         #[test]
         fn printing_is_exact(n in any::<u64>(), shift in 0u32..50) {
-            let n = n >> shift << shift / 2;
+            let n = (n >> shift) << (shift / 2);
             prop_assert_eq!(ByteSize(n).to_string().parse(), Ok(ByteSize(n)));
             let mode = CcMode::Fixed { bytes_per_s: n.max(1) };
             prop_assert_eq!(mode.to_string().parse(), Ok(mode));
