@@ -33,7 +33,8 @@ fn sum_of_squares(block: &[u8]) -> u32 {
     let spread = stride - RUN + 1;
     for i in 0..PLACES {
         // Fibonacci hashing: well spread, and the same for every run of the program.
-        let jitter = ((i as u32).wrapping_mul(0x9E37_79B1) >> 16) as usize * spread >> 16;
+        let hash = (i as u32).wrapping_mul(0x9E37_79B1) >> 16;
+        let jitter = (hash as usize * spread) >> 16;
         let at = i * stride + jitter;
         for (j, &b) in block[at..at + RUN].iter().enumerate() {
             counts[j % 4][b as usize] += 1;

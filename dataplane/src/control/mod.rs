@@ -1,1 +1,2 @@
 //! Room `control`.
+pub mod config;
