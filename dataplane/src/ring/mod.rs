@@ -1,1 +1,5 @@
-//! Room `ring`.
+//! Rings and wake-ups between an application thread and a lane core.
+
+pub mod wakeup;
+
+pub use wakeup::Wakeup;
