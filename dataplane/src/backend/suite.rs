@@ -244,16 +244,19 @@ fn junk<B: Backend>(mut b: B) {
         assert!(frame(&mut b, to, n, 100));
         b.flush().expect("flush");
     }
-    // Longer than the MTU of loopback once the headers are added, and a route that is not there.
+    // Refused by the kernel at once: broadcast without leave, port zero.
     let far: SocketAddr = match to {
         SocketAddr::V4(_) => ([255, 255, 255, 255], 9).into(),
-        SocketAddr::V6(_) => "[2001:db8::1]:9".parse().expect("address"),
+        SocketAddr::V6(_) => "[::1]:0".parse().expect("address"),
     };
     assert!(frame(&mut b, far, 0, 100));
     b.flush().expect("flush");
     let st = b.stats();
     assert_eq!(st.tx_frames + st.dropped_total(), 6, "{st:?}");
     assert!(st.dropped_total() >= 1, "{st:?}");
+    if to.is_ipv4() {
+        assert_eq!(st.dropped(super::DropCause::Forbidden), 1);
+    }
     assert_eq!(b.outstanding(), 0);
 }
 

@@ -241,17 +241,16 @@ impl SimNet {
     /// Adds an endpoint whose inbox holds `inbox_bytes` of payload, the counterpart of a socket's
     /// receive queue. Fails when the address is taken or memory is short.
     pub fn endpoint(&self, addr: SocketAddr, inbox_bytes: usize) -> io::Result<SimBackend> {
-        let backend = SimBackend::new(self.clone(), addr, inbox_bytes)?;
-        let mut net = self.net();
-        if net.inboxes.contains_key(&addr) {
+        // First, because a backend takes its inbox along when it is dropped.
+        if self.net().inboxes.contains_key(&addr) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
+        let backend = SimBackend::new(self.clone(), addr, inbox_bytes)?;
         let inbox = Inbox {
             limit: inbox_bytes,
             ..Inbox::default()
         };
-        net.inboxes.insert(addr, inbox);
-        drop(net);
+        self.net().inboxes.insert(addr, inbox);
         Ok(backend)
     }
 

@@ -277,7 +277,7 @@ impl RxBatch {
     pub(super) fn get(&self, i: usize) -> Received {
         let (header, side) = (&self.0.headers[i], &self.0.sides[i]);
         let h = &header.msg_hdr;
-        let control = (h.msg_controllen as usize).min(CONTROL_LEN);
+        let control = h.msg_controllen.min(CONTROL_LEN);
         let name = (h.msg_namelen as usize).min(NAME_LEN);
         Received {
             len: header.msg_len as usize,

@@ -90,11 +90,7 @@ impl Offload {
             // The frame is refused by itself too, so offload was not the reason.
             tx.offload = true;
         }
-        let cause = match errno {
-            // What a frame longer than the MTU gets from some kernels.
-            libc::EINVAL => DropCause::TooLong,
-            e => DropCause::of_errno(e),
-        };
+        let cause = DropCause::of_errno(errno);
         tx.refuse(run, cause, stats, report);
         Next::Again
     }
