@@ -14,5 +14,6 @@ pub mod proto;
 pub mod ring;
 pub mod service;
 pub mod stage;
+pub mod verify;
 pub mod window;
 pub mod wire;

@@ -1,1 +1,20 @@
-//! Room `engine`.
+//! Pinned lane cores, the control thread beside them, and what joins protocol and backend.
+
+mod command;
+mod config;
+mod control;
+mod core;
+mod error;
+mod run;
+mod snapshot;
+mod start;
+pub mod topology;
+
+pub use command::{CoreCommand, CoreEvent};
+pub use config::{BackendChoice, EngineConfig, FixedRate};
+pub use control::{ConnectReply, SessionEnds};
+pub use core::Core;
+pub use error::{ConnectError, StartError};
+pub use run::run;
+pub use snapshot::{CoreInfo, EngineInfo, LaneInfo, SessionInfo, Snapshot};
+pub use start::Engine;

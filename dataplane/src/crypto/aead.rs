@@ -1,0 +1,236 @@
+//! AES-256-GCM (NIST SP 800-38D, 96-bit nonce, 128-bit tag) behind one seam.
+//!
+//! Three implementations of the same function: which is fastest depends on the CPU, so
+//! [`calibrate`](super::calibrate) measures them at start. All are out of place, because the
+//! dataplane seals from a slot into a frame and opens from a frame into a slot: `aws-lc` and
+//! `aes-gcm` do that in the cipher pass itself, `ring` copies and then works in place while the
+//! bytes are hot.
+//!
+//! Keys are boxed: moving one leaves no copy of its schedule behind, and [`SealKey::rekey`] replaces
+//! a key without allocation.
+
+mod aes_gcm;
+mod aws_lc;
+mod ring;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;
+
+use crate::base::limits::TAG_LEN;
+use std::fmt;
+use std::str::FromStr;
+
+/// AES-256 key, bytes.
+pub const KEY_LEN: usize = 32;
+/// GCM nonce, bytes.
+pub const NONCE_LEN: usize = 12;
+
+/// An implementation of AES-256-GCM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provider {
+    /// The `ring` crate (BoringSSL's assembly); in place.
+    Ring,
+    /// AWS-LC, the AWS fork of BoringSSL; out of place.
+    AwsLc,
+    /// The RustCrypto `aes-gcm` crate: portable, the reference; out of place.
+    AesGcm,
+}
+
+impl Provider {
+    /// Every provider.
+    pub const ALL: [Provider; 3] = [Provider::Ring, Provider::AwsLc, Provider::AesGcm];
+
+    /// The name that configuration and reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Provider::Ring => "ring",
+            Provider::AwsLc => "aws-lc",
+            Provider::AesGcm => "aes-gcm",
+        }
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No provider has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown AES-GCM provider {0:?}: expected ring, aws-lc or aes-gcm")]
+pub struct UnknownProvider(pub String);
+
+impl FromStr for Provider {
+    type Err = UnknownProvider;
+
+    /// Parses a [`name`](Provider::name).
+    fn from_str(text: &str) -> Result<Provider, UnknownProvider> {
+        let found = Provider::ALL.into_iter().find(|p| p.name() == text);
+        found.ok_or_else(|| UnknownProvider(text.to_owned()))
+    }
+}
+
+/// Why a seal or an open failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AeadError {
+    /// The output is not as long as the input calls for, or a sealed input is shorter than a tag.
+    #[error("buffer lengths do not fit AES-GCM")]
+    Length,
+    /// The tag does not verify: key, nonce, associated data, text or tag differ.
+    #[error("authentication failed")]
+    Auth,
+    /// The implementation refused to work (out of memory while it was keyed, or text too long).
+    #[error("the AES-GCM provider failed")]
+    Provider,
+}
+
+/// Key schedule of one provider. Each is boxed, so a move copies a pointer.
+enum Cipher {
+    Ring(ring::Key),
+    AwsLc(aws_lc::Key),
+    AesGcm(aes_gcm::Key),
+}
+
+impl Cipher {
+    fn new(provider: Provider, key: &[u8; KEY_LEN]) -> Cipher {
+        match provider {
+            Provider::Ring => Cipher::Ring(ring::Key::new(key)),
+            Provider::AwsLc => Cipher::AwsLc(aws_lc::Key::new(key)),
+            Provider::AesGcm => Cipher::AesGcm(aes_gcm::Key::new(key)),
+        }
+    }
+
+    fn rekey(&mut self, key: &[u8; KEY_LEN]) {
+        match self {
+            Cipher::Ring(k) => k.rekey(key),
+            Cipher::AwsLc(k) => k.rekey(key),
+            Cipher::AesGcm(k) => k.rekey(key),
+        }
+    }
+
+    fn provider(&self) -> Provider {
+        match self {
+            Cipher::Ring(_) => Provider::Ring,
+            Cipher::AwsLc(_) => Provider::AwsLc,
+            Cipher::AesGcm(_) => Provider::AesGcm,
+        }
+    }
+}
+
+/// A key that seals. `Debug` shows the provider only; the key schedule is wiped on drop.
+pub struct SealKey(Cipher);
+
+impl SealKey {
+    /// Expands `key` for `provider`. Allocates.
+    pub fn new(provider: Provider, key: &[u8; KEY_LEN]) -> SealKey {
+        SealKey(Cipher::new(provider, key))
+    }
+
+    /// Replaces the key, for the same provider and without allocation.
+    pub fn rekey(&mut self, key: &[u8; KEY_LEN]) {
+        self.0.rekey(key);
+    }
+
+    /// The provider in use.
+    pub fn provider(&self) -> Provider {
+        self.0.provider()
+    }
+
+    /// Encrypts `plain` and authenticates it with `aad`; `out` becomes ciphertext, then tag. The
+    /// caller guarantees that `nonce` is used once under this key.
+    ///
+    /// # Errors
+    /// [`AeadError::Length`] if `out` is not 16 bytes longer than `plain` (and `out` is left as it
+    /// was); [`AeadError::Provider`] if the provider fails (and `out` is zeroed).
+    #[inline]
+    pub fn seal(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        plain: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), AeadError> {
+        match out.split_last_chunk_mut::<TAG_LEN>() {
+            Some((text, tag)) if text.len() == plain.len() => {
+                let sealed = match &self.0 {
+                    Cipher::Ring(k) => k.seal(nonce, aad, plain, text, tag),
+                    Cipher::AwsLc(k) => k.seal(nonce, aad, plain, text, tag),
+                    Cipher::AesGcm(k) => k.seal(nonce, aad, plain, text, tag),
+                };
+                if sealed.is_err() {
+                    out.fill(0);
+                }
+                sealed
+            }
+            _ => Err(AeadError::Length),
+        }
+    }
+}
+
+impl fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SealKey({})", self.provider())
+    }
+}
+
+/// A key that opens. `Debug` shows the provider only; the key schedule is wiped on drop.
+pub struct OpenKey(Cipher);
+
+impl OpenKey {
+    /// Expands `key` for `provider`. Allocates.
+    pub fn new(provider: Provider, key: &[u8; KEY_LEN]) -> OpenKey {
+        OpenKey(Cipher::new(provider, key))
+    }
+
+    /// Replaces the key, for the same provider and without allocation.
+    pub fn rekey(&mut self, key: &[u8; KEY_LEN]) {
+        self.0.rekey(key);
+    }
+
+    /// The provider in use.
+    pub fn provider(&self) -> Provider {
+        self.0.provider()
+    }
+
+    /// Verifies `sealed` (ciphertext, then tag) with `aad` and decrypts it to `out`. `sealed` may
+    /// be overwritten.
+    ///
+    /// `out` is written before the tag has been verified and is zeroed when it does not verify: do
+    /// not point it at bytes that are still needed (a symbol already held, for one).
+    ///
+    /// # Errors
+    /// [`AeadError::Length`] if `out` is not 16 bytes shorter than `sealed` (and `out` is left as
+    /// it was); [`AeadError::Auth`] if the tag does not verify, [`AeadError::Provider`] if the
+    /// provider fails (and `out` is all zeros for both).
+    #[inline]
+    pub fn open(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        sealed: &mut [u8],
+        out: &mut [u8],
+    ) -> Result<(), AeadError> {
+        match sealed.split_last_chunk_mut::<TAG_LEN>() {
+            Some((text, tag)) if text.len() == out.len() => {
+                let opened = match &self.0 {
+                    Cipher::Ring(k) => k.open(nonce, aad, text, tag, out),
+                    Cipher::AwsLc(k) => k.open(nonce, aad, text, tag, out),
+                    Cipher::AesGcm(k) => k.open(nonce, aad, text, tag, out),
+                };
+                if opened.is_err() {
+                    out.fill(0);
+                }
+                opened
+            }
+            _ => Err(AeadError::Length),
+        }
+    }
+}
+
+impl fmt::Debug for OpenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OpenKey({})", self.provider())
+    }
+}

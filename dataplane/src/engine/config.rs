@@ -1,0 +1,140 @@
+//! Settings of a node, checked before anything is opened.
+
+use super::error::StartError;
+use crate::base::limits::{
+    DEFAULT_PORT, MAX_CORES, MAX_LANES, MAX_MTU, MIN_MTU, WINDOW_SLOTS, symbol_len_for_mtu,
+};
+use crate::codec::Policy;
+use crate::crypto::Provider;
+use crate::crypto::identity::Identity;
+use crate::proto::manager::PeerConfig;
+use crate::stage::{Lane, bufs_per_lane};
+use crate::verify::Level;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Which packet path to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackendChoice {
+    /// The faster one that works here (`docs/PERF_NOTES.md` has the figures).
+    #[default]
+    Auto,
+    /// UDP with GSO and GRO through `sendmmsg` and `recvmmsg`.
+    Udp,
+    /// UDP with GSO and GRO through io_uring.
+    IoUring,
+}
+
+/// A fixed sending rate for owned links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FixedRate {
+    /// Payload and header bytes per second, for all lanes of a session together.
+    pub bytes_per_s: u64,
+}
+
+/// What a node is started with.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// Our long-term key.
+    pub identity: Identity,
+    /// Address to listen on.
+    pub listen: IpAddr,
+    /// UDP port of core 0; core `i` has `port + i`. 0 takes any free run of ports.
+    pub port: u16,
+    /// CPUs for the lane cores, one each; `None` leaves a core to the scheduler.
+    pub cores: Vec<Option<usize>>,
+    /// Path MTU in bytes, 1,280 to 9,216: decides the symbol length.
+    pub mtu: usize,
+    /// Packet path.
+    pub backend: BackendChoice,
+    /// Bytes for slot buffers; `None` sizes it for two sessions.
+    pub memory: Option<usize>,
+    /// Lanes asked for in a session, `1..=128`; the peer may offer fewer.
+    pub lanes: usize,
+    /// Slots in flight per lane and direction, `1..=96`.
+    pub window: usize,
+    /// AEAD implementation; `None` measures them at start.
+    pub provider: Option<Provider>,
+    /// Verification level.
+    pub level: Level,
+    /// Compression of lanes whose user sets none.
+    pub compression: Policy,
+    /// Fixed rate instead of congestion control.
+    pub fixed_rate: Option<FixedRate>,
+    /// Repair symbols sent ahead with every slot; `None` follows the measured loss.
+    pub repair_ahead: Option<u8>,
+    /// Who may open sessions with us.
+    pub peers: Vec<PeerConfig>,
+}
+
+impl EngineConfig {
+    /// Settings that work on any host: port 9696 on every IPv4 address, one unpinned core,
+    /// MTU 1,500, two lanes.
+    pub fn new(identity: Identity) -> EngineConfig {
+        EngineConfig {
+            identity,
+            listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            port: DEFAULT_PORT,
+            cores: vec![None],
+            mtu: 1500,
+            backend: BackendChoice::Auto,
+            memory: None,
+            lanes: 2,
+            window: WINDOW_SLOTS,
+            provider: None,
+            level: Level::Fast,
+            compression: Policy::Auto,
+            fixed_rate: None,
+            repair_ahead: None,
+            peers: Vec::new(),
+        }
+    }
+
+    /// Symbol length that the MTU allows, bytes.
+    pub fn symbol_len(&self) -> usize {
+        symbol_len_for_mtu(self.mtu)
+    }
+
+    /// Bytes of one session's buffers with these settings.
+    pub fn session_bytes(&self) -> usize {
+        let buf = Lane::buf_len(self.symbol_len()).next_multiple_of(4096);
+        self.lanes * bufs_per_lane(self.window) * buf
+    }
+
+    /// Bytes for slot buffers: as configured, or enough for two sessions, so that a peer that
+    /// comes back is let in while its old session is still winding down.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.unwrap_or(2 * self.session_bytes())
+    }
+
+    /// Checks every setting.
+    pub fn check(&self) -> Result<(), StartError> {
+        let bad = |text: String| Err(StartError::Config(text));
+        if !(MIN_MTU..=MAX_MTU).contains(&self.mtu) {
+            return bad(format!("mtu {} is outside {MIN_MTU}..={MAX_MTU}", self.mtu));
+        }
+        if self.cores.is_empty() || self.cores.len() > MAX_CORES {
+            return bad(format!("{} lane cores; 1 to {MAX_CORES} are possible", self.cores.len()));
+        }
+        if self.lanes == 0 || self.lanes > MAX_LANES {
+            return bad(format!("{} lanes per session; 1 to {MAX_LANES} are possible", self.lanes));
+        }
+        if self.window == 0 || self.window > WINDOW_SLOTS {
+            return bad(format!("window of {} slots; 1 to {WINDOW_SLOTS} are possible", self.window));
+        }
+        if usize::from(self.port) + self.cores.len() > 65536 {
+            return bad(format!("port {} leaves no room for {} cores", self.port, self.cores.len()));
+        }
+        let need = self.session_bytes();
+        if self.memory_bytes() < need {
+            return bad(format!(
+                "memory budget of {} bytes is too small: one session of {} lanes with {} slots of \
+                 {} bytes takes {need}; raise the budget or lower lanes, window_slots or mtu",
+                self.memory_bytes(),
+                self.lanes,
+                self.window,
+                Lane::buf_len(self.symbol_len()),
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,318 @@
+//! One lane core: a backend, the lanes it owns, and one step of work.
+
+use super::command::{CoreCommand, CoreEvent};
+use crate::backend::{Backend, Burst};
+use crate::base::Nanos;
+use crate::base::clock::Clock;
+use crate::base::limits::{MAX_LANES, MAX_SYMBOL_LEN};
+use crate::fec::Fec;
+use crate::obs::{Counter, Hist, ThreadStats};
+use crate::stage::{FrameCtx, Lane, SendCtx};
+use crate::wire::Header;
+use crossbeam_channel::{Receiver, Sender};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Bursts taken from the backend in one step.
+const RX_BATCH: usize = 64;
+/// Frames that one lane may send in one step: a few GSO super-packets, so that a step stays short.
+const TX_BUDGET: usize = 176;
+/// Sessions of a node; the low byte of an index is its place in the table.
+const TABLE: usize = 256;
+const NO_LANE: u16 = u16::MAX;
+/// How often figures for operators are refreshed, nanoseconds.
+const STATUS_EVERY: Nanos = 100_000_000;
+
+struct Entry {
+    index: u32,
+    lanes: [u16; MAX_LANES],
+}
+
+/// A lane core. `step` does one round of work and never blocks, so a thread or a simulator can
+/// drive it.
+pub struct Core<B: Backend> {
+    id: usize,
+    backend: B,
+    table: Vec<Option<Box<Entry>>>,
+    lanes: Vec<Option<Box<Lane>>>,
+    local_index: Vec<u32>,
+    commands: Receiver<CoreCommand>,
+    events: Sender<CoreEvent>,
+    stats: Arc<ThreadStats>,
+    fec: Fec,
+    bursts: Vec<Burst>,
+    scratch: Box<[u8; MAX_SYMBOL_LEN]>,
+    next_lane: usize,
+    status_at: Nanos,
+    stop: bool,
+    stage_clock: Clock,
+}
+
+impl<B: Backend> Core<B> {
+    /// A core without lanes. `events` takes handshake frames and lanes that have ended; it must
+    /// be bounded, and a full one costs the frame, not the core.
+    pub fn new(
+        id: usize,
+        backend: B,
+        commands: Receiver<CoreCommand>,
+        events: Sender<CoreEvent>,
+        stats: Arc<ThreadStats>,
+    ) -> Core<B> {
+        Core {
+            id,
+            backend,
+            table: (0..TABLE).map(|_| None).collect(),
+            lanes: Vec::new(),
+            local_index: Vec::new(),
+            commands,
+            events,
+            stats,
+            fec: Fec::detect(),
+            bursts: Vec::with_capacity(RX_BATCH),
+            scratch: Box::new([0; MAX_SYMBOL_LEN]),
+            next_lane: 0,
+            status_at: 0,
+            stop: false,
+            stage_clock: Clock::start(),
+        }
+    }
+
+    /// The backend, for its address, wake-up and statistics.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The backend, to sleep in it.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// Whether a stop was asked for.
+    pub fn stopped(&self) -> bool {
+        self.stop
+    }
+
+    /// One round: commands, receive, send, acknowledge, flush. Returns whether anything was done.
+    pub fn step(&mut self, now: Nanos) -> bool {
+        self.stats.counters.add(Counter::CoreSteps, 1);
+        let mut worked = self.take_commands(now);
+        worked |= self.receive(now);
+        worked |= self.send(now);
+        if now.saturating_sub(self.status_at) >= STATUS_EVERY {
+            self.status_at = now;
+            self.housekeeping(now);
+        }
+        if !worked {
+            self.stats.counters.add(Counter::CoreStepsIdle, 1);
+        }
+        worked
+    }
+
+    /// The earliest moment at which `step` has something to do without input.
+    pub fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
+        self.lanes.iter().flatten().filter_map(|l| l.next_timeout(now)).min()
+    }
+
+    fn take_commands(&mut self, now: Nanos) -> bool {
+        let mut any = false;
+        while let Ok(c) = self.commands.try_recv() {
+            any = true;
+            match c {
+                CoreCommand::Open { local_index, lane } => self.open(local_index, lane),
+                CoreCommand::Close { local_index, reason } => {
+                    for (lane, &index) in self.lanes.iter_mut().zip(&self.local_index) {
+                        if let Some(l) = lane
+                            && index == local_index
+                        {
+                            l.close(reason);
+                        }
+                    }
+                }
+                CoreCommand::Ping { local_index } => {
+                    for (lane, &index) in self.lanes.iter_mut().zip(&self.local_index) {
+                        if let Some(l) = lane
+                            && index == local_index
+                        {
+                            l.ping();
+                            break;
+                        }
+                    }
+                }
+                CoreCommand::Datagram { to, bytes } => self.send_raw(&to, &bytes),
+                CoreCommand::Stop => self.stop = true,
+            }
+        }
+        let _ = now;
+        any
+    }
+
+    fn open(&mut self, local_index: u32, lane: Box<Lane>) {
+        let place = match self.lanes.iter().position(Option::is_none) {
+            Some(i) => i,
+            None => {
+                self.lanes.push(None);
+                self.local_index.push(0);
+                self.lanes.len() - 1
+            }
+        };
+        let number = usize::from(lane.number());
+        let at = local_index as usize % TABLE;
+        let entry = match &mut self.table[at] {
+            Some(e) if e.index == local_index => e,
+            other => other.insert(Box::new(Entry { index: local_index, lanes: [NO_LANE; MAX_LANES] })),
+        };
+        if number < MAX_LANES && place < usize::from(NO_LANE) {
+            entry.lanes[number] = place as u16;
+        }
+        self.lanes[place] = Some(lane);
+        self.local_index[place] = local_index;
+    }
+
+    fn send_raw(&mut self, to: &std::net::SocketAddr, bytes: &[u8]) {
+        if let Some(mut f) = self.backend.claim(to, bytes.len()) {
+            f.copy_from_slice(bytes);
+            self.backend.commit(f);
+            self.stats.counters.add(Counter::TxFrames, 1);
+            self.stats.counters.add(Counter::TxBytes, bytes.len() as u64);
+            self.stats.counters.add(Counter::TxHandshake, 1);
+        }
+    }
+
+    fn receive(&mut self, now: Nanos) -> bool {
+        let start = self.stage_clock.now();
+        if self.backend.recv(&mut self.bursts).is_err() {
+            self.stats.counters.add(Counter::RxErrors, 1);
+        }
+        if self.bursts.is_empty() {
+            return false;
+        }
+        let got = self.stage_clock.now();
+        self.stats.hists.record(Hist::StageRecv, got - start);
+        let mut ctx = FrameCtx {
+            now,
+            counters: &self.stats.counters,
+            hists: &self.stats.hists,
+            fec: &self.fec,
+            scratch: &mut self.scratch,
+        };
+        for mut burst in self.bursts.drain(..) {
+            let from = burst.from();
+            for frame in burst.segments_mut() {
+                self.stats.counters.add(Counter::RxFrames, 1);
+                self.stats.counters.add(Counter::RxBytes, frame.len() as u64);
+                let exit = match Header::parse(frame) {
+                    Err(_) => Counter::RxMalformed,
+                    Ok(h) if h.kind.is_handshake() => {
+                        let e = CoreEvent::Handshake { from, bytes: frame.to_vec() };
+                        // A full queue drops the handshake; the peer sends it again.
+                        let _ = self.events.try_send(e);
+                        Counter::RxHandshake
+                    }
+                    Ok(h) => {
+                        let place = match &self.table[h.session as usize % TABLE] {
+                            Some(e) if e.index == h.session && usize::from(h.lane) < MAX_LANES => {
+                                e.lanes[usize::from(h.lane)]
+                            }
+                            _ => NO_LANE,
+                        };
+                        match self.lanes.get_mut(usize::from(place)) {
+                            Some(Some(lane)) => lane.on_frame(&h, frame, &mut ctx).counter(),
+                            _ => Counter::RxForeign,
+                        }
+                    }
+                };
+                self.stats.counters.add(exit, 1);
+            }
+            self.backend.release(burst);
+        }
+        self.stats.hists.record(Hist::StageOpen, self.stage_clock.now() - got);
+        true
+    }
+
+    fn send(&mut self, now: Nanos) -> bool {
+        let start = self.stage_clock.now();
+        let mut worked = false;
+        let n = self.lanes.len();
+        for i in 0..n {
+            // A different lane goes first each time, so that a full backend starves nobody.
+            let at = (self.next_lane + i) % n;
+            let Some(lane) = &mut self.lanes[at] else { continue };
+            let mut ctx = SendCtx {
+                now,
+                backend: &mut self.backend,
+                counters: &self.stats.counters,
+                fec: &self.fec,
+                scratch: &mut self.scratch,
+                budget: TX_BUDGET,
+            };
+            worked |= lane.pump(&mut ctx);
+        }
+        self.next_lane = if n == 0 { 0 } else { (self.next_lane + 1) % n };
+        let sealed = self.stage_clock.now();
+        let flushed = match self.backend.flush() {
+            Ok(r) => {
+                self.stats.counters.add(Counter::TxFramesSent, r.sent_frames);
+                self.stats.counters.add(Counter::TxFramesDropped, r.dropped_frames);
+                r.sent_frames > 0
+            }
+            Err(_) => {
+                self.stats.counters.add(Counter::TxErrors, 1);
+                false
+            }
+        };
+        if worked {
+            self.stats.hists.record(Hist::StageSeal, sealed - start);
+        }
+        if flushed {
+            self.stats.hists.record(Hist::StageSend, self.stage_clock.now() - sealed);
+        }
+        worked || flushed
+    }
+
+    /// Figures for readers, and lanes that have ended.
+    fn housekeeping(&mut self, now: Nanos) {
+        let (mut rx, mut ready, mut tx) = (0, 0, 0);
+        for (i, place) in self.lanes.iter_mut().enumerate() {
+            let Some(lane) = place else { continue };
+            lane.publish_status(self.id);
+            if lane.finished(now) {
+                let index = self.local_index[i];
+                let number = lane.number();
+                if let Some(e) = &mut self.table[index as usize % TABLE]
+                    && e.index == index
+                {
+                    e.lanes[usize::from(number)] = NO_LANE;
+                }
+                // A full queue leaves the lane for the next round.
+                if self.events.try_send(CoreEvent::LaneEnded { local_index: index, lane: number }).is_ok() {
+                    *place = None;
+                    continue;
+                }
+            }
+            if lane.shared().closed().is_none() {
+                let (a, b) = lane.rx_pending();
+                rx += a;
+                ready += b;
+                tx += lane.tx_pending();
+            }
+        }
+        self.stats.counters.store(Counter::RxSlotsPending, rx);
+        self.stats.counters.store(Counter::RxSlotsReadyPending, ready);
+        self.stats.counters.store(Counter::TxSlotsPending, tx);
+    }
+
+    /// Lanes that this core owns now.
+    pub fn lane_count(&self) -> usize {
+        self.lanes.iter().flatten().count()
+    }
+
+    /// When any lane of this core last heard from its peer, nanoseconds.
+    pub fn last_rx(&self) -> Nanos {
+        self.lanes
+            .iter()
+            .flatten()
+            .map(|l| l.shared().session.last_rx.load(Ordering::Relaxed))
+            .max()
+            .unwrap_or(0)
+    }
+}

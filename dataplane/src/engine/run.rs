@@ -1,0 +1,57 @@
+//! The loop of a lane core's thread: spin under load, sleep when idle.
+
+use super::core::Core;
+use crate::backend::Backend;
+use crate::base::Clock;
+use crate::obs::{Counter, CounterSet};
+use std::time::Duration;
+
+/// Rounds without work before the core thinks of sleeping. A round with an empty receive costs
+/// about a microsecond, so this spins for roughly the time that a wake-up costs.
+const SPIN_ROUNDS: u32 = 32;
+/// Longest sleep: bounds how late a command without a wake-up is seen.
+const MAX_SLEEP: Duration = Duration::from_millis(100);
+
+/// Runs `core` on the calling thread until it is told to stop.
+pub fn run<B: Backend>(core: &mut Core<B>, clock: Clock, counters: &CounterSet) {
+    tight_timers();
+    let wakeup = core.backend().wakeup();
+    let mut idle = 0;
+    while !core.stopped() {
+        let now = clock.now();
+        if core.step(now) {
+            idle = 0;
+            continue;
+        }
+        idle += 1;
+        if idle < SPIN_ROUNDS {
+            // The application may live on this very core: let it run.
+            std::thread::yield_now();
+            continue;
+        }
+        wakeup.prepare_sleep();
+        // Whatever came before the flag was up is seen by this round; what comes after wakes us.
+        let now = clock.now();
+        if !core.step(now) && !core.stopped() {
+            let until = core.next_timeout(now).map_or(MAX_SLEEP, |t| {
+                Duration::from_nanos(t.saturating_sub(clock.now())).min(MAX_SLEEP)
+            });
+            if !until.is_zero() {
+                counters.add(Counter::CoreSleeps, 1);
+                if core.backend_mut().wait(Some(until)).is_err() {
+                    counters.add(Counter::RxErrors, 1);
+                    // A broken wait must not become a hot loop.
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        wakeup.cancel();
+        idle = 0;
+    }
+}
+
+/// Timers of this thread fire within a microsecond: pacing and ack delays are tens of them.
+fn tight_timers() {
+    // SAFETY: PR_SET_TIMERSLACK takes one integer and touches no memory of ours.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1000, 0, 0, 0) };
+}

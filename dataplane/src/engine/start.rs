@@ -1,0 +1,297 @@
+//! Opens what a node needs and starts its threads.
+
+use super::command::{CoreCommand, CoreEvent};
+use super::config::{BackendChoice, EngineConfig};
+use super::control::{Call, ConnectReply, Control, CoreLink, SessionEnds};
+use super::core::Core;
+use super::error::{ConnectError, StartError};
+use super::snapshot::{CoreInfo, EngineInfo, Snapshot};
+use super::{run, topology};
+use crate::backend::Backend;
+use crate::backend::udp::{self, Choice, UdpConfig};
+use crate::base::Clock;
+use crate::codec::Policy;
+use crate::crypto::calibrate::calibrate;
+use crate::crypto::identity::PublicKey;
+use crate::fec::Fec;
+use crate::mem::Arena;
+use crate::obs::Registry;
+use crate::proto::manager::{Local, Manager};
+use crate::ring::Wakeup;
+use crate::stage::{CloseReason, Lane};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Sessions that may wait for `accept`.
+const ACCEPT_BACKLOG: usize = 64;
+/// Commands to a core, and events from all cores, under way at most.
+const CHANNEL: usize = 4096;
+/// Time given to the choice of an AEAD implementation at start.
+const CALIBRATION: Duration = Duration::from_millis(12);
+
+/// A running engine: lane cores and the control thread.
+pub struct Engine {
+    info: EngineInfo,
+    local: SocketAddr,
+    registry: Registry,
+    compression: Policy,
+    calls: Sender<Call>,
+    accepted: Receiver<SessionEnds>,
+    snapshot: Arc<Mutex<Snapshot>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Started {
+    addr: SocketAddr,
+    name: &'static str,
+    why: String,
+    wakeup: Arc<Wakeup>,
+    rx_capacity: usize,
+}
+
+/// Numbers this run: the high half is the same for every node of a host until it reboots, the low
+/// half is random.
+fn boot_id() -> Result<u64, StartError> {
+    let mut low = [0; 4];
+    getrandom::fill(&mut low).map_err(|e| StartError::Io {
+        what: "the system's random numbers".into(),
+        source: std::io::Error::other(e.to_string()),
+    })?;
+    // Without the file (no procfs) hosts cannot be told apart, so none counts as the same: the
+    // high half is then random too.
+    let host = match std::fs::read("/proc/sys/kernel/random/boot_id") {
+        Ok(id) => xxhash_rust::xxh3::xxh3_64(&id) as u32,
+        Err(_) => xxhash_rust::xxh3::xxh3_64(&low) as u32,
+    };
+    Ok(u64::from(host) << 32 | u64::from(u32::from_le_bytes(low)))
+}
+
+impl Engine {
+    /// Checks the settings, sizes memory, opens one backend per core and starts every thread.
+    pub fn start(cfg: EngineConfig) -> Result<Engine, StartError> {
+        cfg.check()?;
+        let symbol_len = cfg.symbol_len();
+        let (provider, provider_why) = match cfg.provider {
+            Some(p) => (p, "asked for".to_owned()),
+            None => {
+                let c = calibrate(symbol_len, CALIBRATION);
+                (c.provider, c.to_string())
+            }
+        };
+        let buf_len = Lane::buf_len(symbol_len).next_multiple_of(4096);
+        let arena = Arena::new(cfg.memory_bytes() / buf_len, buf_len)?;
+        let clock = Clock::start();
+        let registry = Registry::new();
+        let (events_tx, events) = bounded(CHANNEL);
+        let mut threads = Vec::new();
+        let mut links = Vec::new();
+        let mut infos = Vec::new();
+        let mut backend_why = String::new();
+        let mut local = SocketAddr::new(cfg.listen, cfg.port);
+        for id in 0..cfg.cores.len() {
+            // With port 0 the first core's port decides the others.
+            let addr = SocketAddr::new(
+                cfg.listen,
+                if cfg.port == 0 && id == 0 { 0 } else { local.port() + id as u16 },
+            );
+            let (commands, rx) = bounded(CHANNEL);
+            let (ready, started) = bounded(1);
+            let spec = CoreSpec {
+                id,
+                cpu: cfg.cores[id],
+                backend: cfg.backend,
+                udp: UdpConfig::new(addr),
+                commands: rx,
+                events: events_tx.clone(),
+                stats: registry.attach(format!("core {id}")),
+                clock,
+                ready,
+            };
+            let spawned = std::thread::Builder::new()
+                .name(format!("ctp96-core-{id}"))
+                .spawn(move || core_thread(spec));
+            let io = |what: String| move |source| StartError::Io { what, source };
+            threads.push(spawned.map_err(io(format!("the thread of core {id}")))?);
+            let s = match started.recv() {
+                Ok(r) => r.map_err(io(format!("UDP {addr} for core {id}")))?,
+                Err(_) => {
+                    let source = std::io::Error::other("its thread ended");
+                    return Err(StartError::Io { what: format!("core {id}"), source });
+                }
+            };
+            if id == 0 {
+                local = s.addr;
+                backend_why.clone_from(&s.why);
+            }
+            infos.push(CoreInfo {
+                id,
+                cpu: cfg.cores[id],
+                addr: s.addr.to_string(),
+                backend: s.name.to_owned(),
+                rx_capacity_bytes: s.rx_capacity,
+            });
+            links.push(CoreLink { commands, wakeup: s.wakeup, rx_capacity: s.rx_capacity });
+        }
+        drop(events_tx);
+        let boot_id = boot_id()?;
+        let info = EngineInfo {
+            public_key: cfg.identity.public().to_string(),
+            cores: infos,
+            symbol_len,
+            window_slots: cfg.window,
+            verify: cfg.level.to_string(),
+            provider: provider.name().to_owned(),
+            provider_why,
+            fec_kernel: Fec::detect().kernel().name().to_owned(),
+            backend_why,
+            boot_id,
+        };
+        let manager = Manager::new(
+            &cfg.identity,
+            Local {
+                lanes: cfg.lanes as u8,
+                cores: cfg.cores.len() as u8,
+                base_port: local.port(),
+                symbol_len: symbol_len as u16,
+                window_slots: cfg.window as u8,
+                boot_id,
+                witness: cfg.level as u8,
+            },
+            cfg.peers.clone(),
+        );
+        let (calls, calls_rx) = bounded(CHANNEL);
+        let (accept_tx, accepted) = bounded(ACCEPT_BACKLOG);
+        let snapshot = Arc::new(Mutex::new(Snapshot::default()));
+        let compression = cfg.compression;
+        let control = Control::new(
+            cfg,
+            provider,
+            manager,
+            boot_id,
+            links,
+            arena,
+            clock,
+            events,
+            calls_rx,
+            accept_tx,
+            snapshot.clone(),
+        );
+        let spawned = std::thread::Builder::new()
+            .name("ctp96-control".into())
+            .spawn(move || control.run());
+        threads.push(spawned.map_err(|source| StartError::Io { what: "the control thread".into(), source })?);
+        let threads = Mutex::new(threads);
+        Ok(Engine { info, local, registry, compression, calls, accepted, snapshot, threads })
+    }
+
+    /// Opens a session; see [`crate::api::Node::connect`].
+    pub fn connect(&self, peer: PublicKey, addr: Option<SocketAddr>, timeout: Duration) -> ConnectReply {
+        let (reply, answer) = bounded(1);
+        let call = Call::Connect { peer, addr, timeout, reply };
+        self.calls.send(call).map_err(|_| ConnectError::Stopped)?;
+        answer.recv().unwrap_or(Err(ConnectError::Stopped))
+    }
+
+    /// The next session that a peer has opened, or `None` after `timeout`.
+    pub fn accept(&self, timeout: Duration) -> Result<Option<SessionEnds>, ConnectError> {
+        match self.accepted.recv_timeout(timeout) {
+            Ok(s) => Ok(Some(s)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(ConnectError::Stopped),
+        }
+    }
+
+    /// Ends a session.
+    pub fn close(&self, index: u32, reason: CloseReason) {
+        let _ = self.calls.send(Call::Close { index, reason });
+    }
+
+    /// Facts that stay the same while it runs.
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// Address of core 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Statistics of every thread.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Compression of lanes whose user sets none.
+    pub fn compression(&self) -> Policy {
+        self.compression
+    }
+
+    /// Sessions, lanes and memory, at most a tenth of a second old.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.calls.send(Call::Stop);
+        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // The control thread is last in the list and stops the cores.
+        for t in threads.drain(..).rev() {
+            let _ = t.join();
+        }
+    }
+}
+
+struct CoreSpec {
+    id: usize,
+    cpu: Option<usize>,
+    backend: BackendChoice,
+    udp: UdpConfig,
+    commands: Receiver<CoreCommand>,
+    events: Sender<CoreEvent>,
+    stats: Arc<crate::obs::ThreadStats>,
+    clock: Clock,
+    ready: Sender<std::io::Result<Started>>,
+}
+
+fn core_thread(spec: CoreSpec) {
+    let opened = (|| {
+        if let Some(cpu) = spec.cpu {
+            topology::pin_current(cpu).map_err(|e| std::io::Error::other(e.to_string()))?;
+        }
+        // A ring belongs to the thread that made it, so the backend is opened here.
+        udp::open(
+            &spec.udp,
+            match spec.backend {
+                BackendChoice::Auto => Choice::Auto,
+                BackendChoice::Udp => Choice::Mmsg,
+                BackendChoice::IoUring => Choice::Uring,
+            },
+        )
+    })();
+    let (backend, why) = match opened {
+        Ok(o) => o,
+        Err(e) => {
+            let _ = spec.ready.send(Err(e));
+            return;
+        }
+    };
+    let started = Started {
+        addr: backend.local_addr(),
+        name: backend.name(),
+        why: match backend.offload_note() {
+            Some(note) => format!("{why}; {note}"),
+            None => why,
+        },
+        wakeup: backend.wakeup(),
+        rx_capacity: backend.rx_capacity_bytes(),
+    };
+    let mut core = Core::new(spec.id, backend, spec.commands, spec.events, spec.stats.clone());
+    if spec.ready.send(Ok(started)).is_ok() {
+        run(&mut core, spec.clock, &spec.stats.counters);
+    }
+}

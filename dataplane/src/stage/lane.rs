@@ -1,0 +1,316 @@
+//! One lane as its core sees it.
+
+use super::shared::{CloseReason, LaneShared};
+use super::slots::{RxSlot, TxSlot};
+use crate::base::Nanos;
+use crate::base::limits::{
+    FRAME_OVERHEAD, MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, SLOT_PREAMBLE_LEN, WINDOW_SLOTS,
+};
+use crate::crypto::Provider;
+use crate::crypto::lane::{LaneOpener, LaneSealer};
+use crate::crypto::replay::ReplayWindow;
+use crate::mem::{Arena, ArenaError, SlotBuf};
+use crate::proto::{LaneRx, LaneRxConfig, LaneTx, LaneTxConfig, TxSymbol};
+use crate::verify::{Ledger, Level};
+use crate::window::{self, Reader, Writer};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+/// Buffers kept for repair symbols in a lane of `window` slots: about one slot in six may be
+/// short of data symbols at the same time; more wait for a retransmission.
+const fn repair_bufs(window: usize) -> usize {
+    let n = window / 6;
+    if n < 4 { 4 } else { n }
+}
+
+/// Arena buffers that a lane of `window` slots takes: a window each way, one more for the slot
+/// that the application fills, one each way as codec scratch, and those for repair symbols.
+pub const fn bufs_per_lane(window: usize) -> usize {
+    2 * window + 3 + repair_bufs(window)
+}
+
+/// What a lane is made from.
+#[derive(Debug)]
+pub struct LaneParams {
+    /// Lane number.
+    pub lane: u8,
+    /// Our index of the session: frames for us carry it.
+    pub local_index: u32,
+    /// The peer's index of the session: frames for it carry it.
+    pub remote_index: u32,
+    /// Where the peer's core for this lane listens.
+    pub dest: SocketAddr,
+    /// Largest symbol, bytes.
+    pub symbol_len: usize,
+    /// Slots in flight each way, `1..=96`.
+    pub window: usize,
+    /// AEAD implementation.
+    pub provider: Provider,
+    /// Secret of the direction in which we send.
+    pub tx_secret: [u8; 32],
+    /// Secret of the direction in which we receive.
+    pub rx_secret: [u8; 32],
+    /// Verification level.
+    pub level: Level,
+    /// Congestion control and repair ahead.
+    pub tx: LaneTxConfig,
+    /// Bytes of data frames that our socket can hold before the core reads them.
+    pub inflight_limit: u32,
+    /// The node's clock now.
+    pub now: Nanos,
+}
+
+/// The application's ends of a lane.
+#[derive(Debug)]
+pub struct LaneEnds {
+    /// Where slots to send go in.
+    pub tx_writer: Writer<TxSlot, WINDOW_SLOTS>,
+    /// Where received slots come out.
+    pub rx_reader: Reader<RxSlot, WINDOW_SLOTS>,
+    /// Buffers for slots to send, one more than the window.
+    pub tx_bufs: Vec<SlotBuf>,
+    /// Scratch for compression.
+    pub tx_scratch: SlotBuf,
+    /// Scratch for decompression.
+    pub rx_scratch: SlotBuf,
+    /// Slots in flight at most.
+    pub window: usize,
+    /// Largest symbol, bytes.
+    pub symbol_len: usize,
+    /// Verification level.
+    pub level: Level,
+    /// State shared with the core.
+    pub shared: Arc<LaneShared>,
+    /// Figures of the lane, refreshed by the core.
+    pub status: Arc<Mutex<LaneStatus>>,
+}
+
+/// Figures of a lane for an operator; refreshed a few times a second.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct LaneStatus {
+    /// Lane number.
+    pub lane: u8,
+    /// Lane core that owns it.
+    pub core: usize,
+    /// Next slot to send.
+    pub tx_next: u64,
+    /// Slots below this are complete at the peer.
+    pub tx_acked: u64,
+    /// Slots below this were verified and taken at the peer.
+    pub tx_witnessed: u64,
+    /// Slots received complete and given back by the application.
+    pub rx_released: u64,
+    /// Data frames in flight, bytes.
+    pub in_flight: u64,
+    /// Congestion window, bytes.
+    pub cwnd: u64,
+    /// Pacing rate, bytes per second; 0 means not paced.
+    pub pacing_rate: u64,
+    /// Smoothed round trip, nanoseconds.
+    pub srtt_ns: u64,
+    /// Frames that the sender found lost.
+    pub lost: u64,
+    /// Repair symbols sent.
+    pub repair: u64,
+    /// Data symbols sent again.
+    pub resent: u64,
+}
+
+/// The core's half of a lane.
+pub struct Lane {
+    pub(super) lane: u8,
+    pub(super) remote_index: u32,
+    pub(super) dest: SocketAddr,
+    pub(super) symbol_len: usize,
+    pub(super) window: usize,
+    pub(super) inflight_limit: u32,
+    pub(super) level: Level,
+    pub(super) shared: Arc<LaneShared>,
+    pub(super) status: Arc<Mutex<LaneStatus>>,
+    // Outgoing.
+    pub(super) tx: LaneTx,
+    pub(super) tx_reader: Reader<TxSlot, WINDOW_SLOTS>,
+    pub(super) tx_next: u64,
+    pub(super) tx_done: u64,
+    pub(super) sealer: LaneSealer,
+    pub(super) control_pn: u64,
+    pub(super) ledger: Ledger,
+    pub(super) witnessed: u64,
+    /// The slot that was found open for records, and when.
+    pub(super) open_seen: (u64, Nanos),
+    pub(super) deferred: Option<TxSymbol>,
+    pub(super) pong: Option<(u64, u64)>,
+    pub(super) close_sent: u32,
+    pub(super) close_at: Nanos,
+    pub(super) ping_wanted: bool,
+    pub(super) ping_at: Nanos,
+    pub(super) witness_sent: u64,
+    // Incoming.
+    pub(super) rx: LaneRx,
+    pub(super) rx_writer: Writer<RxSlot, WINDOW_SLOTS>,
+    pub(super) rx_released: u64,
+    pub(super) rx_ready: u64,
+    pub(super) rx_free: Vec<SlotBuf>,
+    pub(super) repair_free: Vec<SlotBuf>,
+    pub(super) opener: LaneOpener,
+    pub(super) replay: ReplayWindow,
+    pub(super) replay_control: ReplayWindow,
+    pub(super) last_rx: Nanos,
+}
+
+/// Makes both halves of a lane; takes its buffers from `arena`.
+pub fn open_lane(
+    p: LaneParams,
+    arena: &Arena,
+    shared: Arc<LaneShared>,
+) -> Result<(Lane, LaneEnds), ArenaError> {
+    let repair = repair_bufs(p.window);
+    let mut bufs = arena.take(bufs_per_lane(p.window))?;
+    let mut split = |n: usize| bufs.split_off(bufs.len() - n);
+    let mut scratch = split(2);
+    let tx_bufs = split(p.window + 1);
+    let rx_free = split(p.window);
+    let repair_free = split(repair);
+    // Two buffers were split off just above.
+    let (tx_scratch, rx_scratch) = match (scratch.pop(), scratch.pop()) {
+        (Some(a), Some(b)) => (a, b),
+        _ => return Err(ArenaError::Exhausted { free: 0, total: 0, asked: 2 }),
+    };
+    let (tx_writer, tx_reader) = window::window();
+    let (rx_writer, rx_reader) = window::window();
+    let status = Arc::new(Mutex::new(LaneStatus { lane: p.lane, ..LaneStatus::default() }));
+    let ends = LaneEnds {
+        tx_writer,
+        rx_reader,
+        tx_bufs,
+        tx_scratch,
+        rx_scratch,
+        window: p.window,
+        symbol_len: p.symbol_len,
+        level: p.level,
+        shared: shared.clone(),
+        status: status.clone(),
+    };
+    let lane = Lane {
+        lane: p.lane,
+        remote_index: p.remote_index,
+        dest: p.dest,
+        symbol_len: p.symbol_len,
+        window: p.window,
+        inflight_limit: p.inflight_limit,
+        level: p.level,
+        shared,
+        status,
+        tx: LaneTx::new(p.tx, p.now),
+        tx_reader,
+        tx_next: 0,
+        tx_done: 0,
+        sealer: LaneSealer::new(p.provider, &p.tx_secret, p.lane),
+        control_pn: 0,
+        ledger: Ledger::new(p.level),
+        witnessed: 0,
+        open_seen: (u64::MAX, 0),
+        deferred: None,
+        pong: None,
+        close_sent: 0,
+        close_at: 0,
+        ping_wanted: false,
+        ping_at: p.now,
+        witness_sent: 0,
+        rx: LaneRx::new(LaneRxConfig { window: p.window, symbol_len: p.symbol_len }),
+        rx_writer,
+        rx_released: 0,
+        rx_ready: 0,
+        rx_free,
+        repair_free,
+        opener: LaneOpener::new(p.provider, &p.rx_secret, p.lane),
+        replay: ReplayWindow::new(),
+        replay_control: ReplayWindow::new(),
+        last_rx: p.now,
+    };
+    Ok((lane, ends))
+}
+
+impl Lane {
+    /// Lane number in its session.
+    pub fn number(&self) -> u8 {
+        self.lane
+    }
+
+    /// State shared with the application.
+    pub fn shared(&self) -> &Arc<LaneShared> {
+        &self.shared
+    }
+
+    /// Bytes of one buffer of the arena for symbols of `symbol_len`.
+    pub const fn buf_len(symbol_len: usize) -> usize {
+        // The larger of 64 data symbols and 32 repair symbols.
+        symbol_len * if MAX_DATA_SYMBOLS > MAX_REPAIR_SYMBOLS { MAX_DATA_SYMBOLS } else { MAX_REPAIR_SYMBOLS }
+    }
+
+    /// Content bytes that one slot holds.
+    pub const fn capacity(symbol_len: usize) -> usize {
+        symbol_len * MAX_DATA_SYMBOLS - SLOT_PREAMBLE_LEN
+    }
+
+    /// Largest frame of this lane, bytes.
+    pub fn frame_len(&self) -> usize {
+        self.symbol_len + FRAME_OVERHEAD
+    }
+
+    /// Slots begun and not yet complete, and slots complete and not yet taken.
+    pub fn rx_pending(&self) -> (u64, u64) {
+        (self.rx.incomplete() as u64, self.rx_ready.saturating_sub(self.shared.delivered.upto()))
+    }
+
+    /// Slots taken from the application and not yet acknowledged.
+    pub fn tx_pending(&self) -> u64 {
+        self.tx_next - self.tx_done
+    }
+
+    /// Refreshes the figures for operators, unless one is just reading them.
+    pub fn publish_status(&self, core: usize) {
+        let Ok(mut s) = self.status.try_lock() else { return };
+        let t = self.tx.stats();
+        *s = LaneStatus {
+            lane: self.lane,
+            core,
+            tx_next: self.tx_next,
+            tx_acked: self.shared.acked.load(std::sync::atomic::Ordering::Relaxed),
+            tx_witnessed: self.witnessed,
+            rx_released: self.rx_released,
+            in_flight: t.in_flight,
+            cwnd: t.cwnd,
+            pacing_rate: t.pacing_rate,
+            srtt_ns: t.srtt,
+            lost: t.lost,
+            repair: t.repair,
+            resent: t.resent,
+        };
+    }
+
+    /// Takes back every slot that the application has released; returns how many.
+    pub(super) fn collect_released(&mut self) -> usize {
+        let mut n = 0;
+        while let Some(slot) = self.rx_writer.reclaim(self.rx_released) {
+            // Both vectors were made with room for every buffer of the lane.
+            self.rx_free.push(slot.buf);
+            self.repair_free.extend(slot.repair);
+            self.rx_released += 1;
+            n += 1;
+        }
+        n
+    }
+
+    /// Ends the lane for `reason`; the peer is told by the next `pump`.
+    pub fn close(&mut self, reason: CloseReason) {
+        self.shared.close(reason);
+    }
+
+    /// Whether the lane has ended and the peer has been told often enough, or long enough ago.
+    pub fn finished(&self, now: Nanos) -> bool {
+        self.shared.closed().is_some()
+            && self.close_sent > 0
+            && now.saturating_sub(self.close_at) > 2_000_000_000
+    }
+}

@@ -1,0 +1,284 @@
+//! Receive: one frame at a time from a burst into the window.
+
+use super::lane::Lane;
+use super::shared::CloseReason;
+use super::slots::RxSlot;
+use crate::base::Nanos;
+use crate::base::limits::{COHERENCE_INTERVAL, HEADER_LEN, MAX_SYMBOL_LEN, TAG_LEN};
+use crate::fec::Fec;
+use crate::obs::{Counter, CounterSet, Hist, HistSet};
+use crate::proto::{Admit, Progress};
+use crate::verify::{Coherence, Level};
+use crate::wire::control::{self, Message, Witness};
+use crate::wire::{FrameKind, Header};
+use std::sync::atomic::Ordering;
+
+/// What the stages of a core share while they handle one batch.
+pub struct FrameCtx<'a> {
+    /// The node's clock at the start of the batch, nanoseconds.
+    pub now: Nanos,
+    /// Counters of this core.
+    pub counters: &'a CounterSet,
+    /// Histograms of this core.
+    pub hists: &'a HistSet,
+    /// Erasure code.
+    pub fec: &'a Fec,
+    /// Room for one symbol.
+    pub scratch: &'a mut [u8; MAX_SYMBOL_LEN],
+}
+
+/// How a frame left the receive stage. Each is one counter; every frame has exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameExit {
+    /// A symbol that is now in its slot.
+    Stored,
+    /// A symbol that was there already.
+    Duplicate,
+    /// A symbol of a slot outside the window.
+    OutOfWindow,
+    /// A symbol that contradicts its slot's first one.
+    Inconsistent,
+    /// No buffer was free for it.
+    NoBuffer,
+    /// A packet number seen before, or too old to tell.
+    Replayed,
+    /// The tag did not verify, or the key may not be used.
+    AuthFailed,
+    /// A control frame.
+    Control,
+    /// A control frame that authenticated but does not parse.
+    Malformed,
+}
+
+impl FrameExit {
+    /// The counter of this exit.
+    pub const fn counter(self) -> Counter {
+        match self {
+            FrameExit::Stored => Counter::RxSymbolsStored,
+            FrameExit::Duplicate => Counter::RxSymbolsDuplicate,
+            FrameExit::OutOfWindow => Counter::RxSymbolsOutOfWindow,
+            FrameExit::Inconsistent => Counter::RxSymbolsInconsistent,
+            FrameExit::NoBuffer => Counter::RxSymbolsNoBuffer,
+            FrameExit::Replayed => Counter::RxReplayed,
+            FrameExit::AuthFailed => Counter::RxAuthFailed,
+            FrameExit::Control => Counter::RxControl,
+            FrameExit::Malformed => Counter::RxMalformed,
+        }
+    }
+}
+
+impl Lane {
+    /// Handles one frame that the parser and the session table have assigned to this lane.
+    /// `frame` is exactly the length that its header says.
+    pub fn on_frame(&mut self, hdr: &Header, frame: &mut [u8], ctx: &mut FrameCtx) -> FrameExit {
+        let Some((head, sealed)) = frame.split_first_chunk_mut::<HEADER_LEN>() else {
+            return FrameExit::Malformed;
+        };
+        let exit = match hdr.kind {
+            FrameKind::Symbol => self.on_symbol(hdr, head, sealed, ctx),
+            FrameKind::Control => self.on_control(hdr, head, sealed, ctx),
+            _ => FrameExit::Malformed,
+        };
+        if !matches!(exit, FrameExit::AuthFailed | FrameExit::Replayed | FrameExit::NoBuffer) {
+            self.last_rx = ctx.now;
+        }
+        exit
+    }
+
+    fn on_symbol(
+        &mut self,
+        hdr: &Header,
+        head: &[u8; HEADER_LEN],
+        sealed: &mut [u8],
+        ctx: &mut FrameCtx,
+    ) -> FrameExit {
+        if !self.replay.check(hdr.pn) {
+            return FrameExit::Replayed;
+        }
+        let len = usize::from(hdr.len);
+        let (slot, first) = match self.rx.admit(hdr.slot, hdr.symbol, hdr.k, hdr.len) {
+            Admit::Store { slot, first } => (slot, first),
+            other => {
+                // Authenticate before it may count against the peer or advance the replay window.
+                let Some(out) = ctx.scratch.get_mut(..len) else { return FrameExit::Malformed };
+                if self.opener.open(ctx.now, hdr.epoch, hdr.pn, head, sealed, out).is_err() {
+                    return FrameExit::AuthFailed;
+                }
+                self.replay.commit(hdr.pn);
+                self.rx.refused(ctx.now, hdr.pn, other);
+                return match other {
+                    Admit::Duplicate => FrameExit::Duplicate,
+                    Admit::OutOfWindow => FrameExit::OutOfWindow,
+                    _ => FrameExit::Inconsistent,
+                };
+            }
+        };
+        // A slot's first symbol claims a buffer only after its tag has verified: until then the
+        // buffer stays ours, so that a forged header can pin nothing.
+        let mut fresh = if first {
+            match self.rx_free.pop() {
+                Some(buf) => Some(RxSlot { buf, repair: None, len: 0 }),
+                None => return FrameExit::NoBuffer,
+            }
+        } else {
+            None
+        };
+        let k = usize::from(hdr.k);
+        let symbol = usize::from(hdr.symbol);
+        let opened = {
+            let target = match fresh.as_mut() {
+                Some(s) => Some(s),
+                None => self.rx_writer.get_mut(slot),
+            };
+            let Some(target) = target else { return FrameExit::NoBuffer };
+            let (buf, at) = if symbol < k {
+                (&mut target.buf, symbol * len)
+            } else {
+                if target.repair.is_none() {
+                    target.repair = self.repair_free.pop();
+                }
+                match target.repair.as_mut() {
+                    Some(buf) => (buf, (symbol - k) * len),
+                    None => {
+                        self.rx_free.extend(fresh.map(|s| s.buf));
+                        return FrameExit::NoBuffer;
+                    }
+                }
+            };
+            match buf.get_mut(at..at + len) {
+                Some(out) => {
+                    self.opener.open(ctx.now, hdr.epoch, hdr.pn, head, sealed, out).is_ok()
+                }
+                None => false,
+            }
+        };
+        if !opened {
+            if let Some(s) = fresh {
+                self.rx_free.push(s.buf);
+                self.repair_free.extend(s.repair);
+            }
+            return FrameExit::AuthFailed;
+        }
+        self.replay.commit(hdr.pn);
+        if let Some(mut s) = fresh {
+            s.len = (k * len) as u32;
+            if let Err(s) = self.rx_writer.begin(slot, s) {
+                self.rx_free.push(s.buf);
+                self.repair_free.extend(s.repair);
+                return FrameExit::OutOfWindow;
+            }
+            ctx.counters.add(Counter::RxSlotsStarted, 1);
+        }
+        match self.rx.stored(ctx.now, slot, hdr.symbol, hdr.k, hdr.len, hdr.pn) {
+            Progress::Partial => {}
+            Progress::Complete => self.complete(slot, ctx),
+            Progress::NeedsDecode => {
+                let have = self.rx.slot_have(slot);
+                let ok = match self.rx_writer.get_mut(slot) {
+                    Some(RxSlot { buf, repair: Some(repair), .. }) => {
+                        ctx.fec.decode(k, len, &mut buf[..k * len], repair, have).is_ok()
+                    }
+                    _ => false,
+                };
+                if !ok {
+                    // The code recovers any k of k + 32 symbols; failing here means a defect, and
+                    // nothing may be passed on.
+                    self.close(CloseReason::Violation);
+                    return FrameExit::Stored;
+                }
+                ctx.counters.add(Counter::RxSlotsDecoded, 1);
+                self.complete(slot, ctx);
+            }
+        }
+        FrameExit::Stored
+    }
+
+    fn complete(&mut self, slot: u64, ctx: &FrameCtx) {
+        if let Some(s) = self.rx_writer.get_mut(slot) {
+            self.repair_free.extend(s.repair.take());
+        }
+        self.rx_writer.publish(slot);
+        self.rx_ready += 1;
+        ctx.counters.add(Counter::RxSlotsCompleted, 1);
+        self.shared.rx_ready.notify();
+    }
+
+    fn on_control(
+        &mut self,
+        hdr: &Header,
+        head: &[u8; HEADER_LEN],
+        sealed: &mut [u8],
+        ctx: &mut FrameCtx,
+    ) -> FrameExit {
+        if !self.replay_control.check(hdr.pn) {
+            return FrameExit::Replayed;
+        }
+        let len = sealed.len().saturating_sub(TAG_LEN);
+        // The scratch is borrowed for the message, so `self` and the counters stay free.
+        let scratch = &mut *ctx.scratch;
+        let Some(out) = scratch.get_mut(..len) else { return FrameExit::Malformed };
+        if self.opener.open(ctx.now, hdr.epoch, hdr.pn, head, sealed, out).is_err() {
+            return FrameExit::AuthFailed;
+        }
+        self.replay_control.commit(hdr.pn);
+        let out = &*out;
+        for m in control::Iter::new(out) {
+            let Ok(m) = m else { return FrameExit::Malformed };
+            match m {
+                Message::Ack(ack) => {
+                    let reader = &mut self.tx_reader;
+                    let mut done = 0;
+                    let r = self.tx.on_ack(ctx.now, &ack, |slot| {
+                        reader.release(slot);
+                        done += 1;
+                    });
+                    ctx.counters.add(Counter::AcksReceived, 1);
+                    if let Some(rtt) = r.rtt_sample {
+                        ctx.hists.record(Hist::Rtt, rtt);
+                        self.shared.session.srtt.store(self.tx.srtt(), Ordering::Relaxed);
+                    }
+                    if done > 0 {
+                        self.tx_done += done;
+                        ctx.counters.add(Counter::TxSlotsAcked, done);
+                        self.shared.acked.store(self.tx.acked_below(), Ordering::Release);
+                        self.shared.tx_ready.notify();
+                    }
+                    if r.rejected.is_some() {
+                        self.close(CloseReason::Protocol);
+                    }
+                }
+                Message::Witness(w) => self.on_witness(&w, ctx.counters),
+                Message::Ping { id, t } => self.pong = Some((id, t)),
+                Message::Pong { .. } | Message::Padding(_) => {}
+                Message::LaneClose { reason, .. } | Message::SessionClose { reason } => {
+                    self.close(CloseReason::from_wire(reason));
+                }
+            }
+        }
+        FrameExit::Control
+    }
+
+    /// Compares the peer's chain value with ours at the same slot (the coherence proof).
+    fn on_witness(&mut self, w: &Witness, counters: &CounterSet) {
+        if w.upto <= self.witnessed {
+            return;
+        }
+        let level = Level::from_wire(w.level);
+        match level.map(|level| self.ledger.compare(level, w.upto, w.chain)) {
+            Some(Coherence::Proven { upto }) => {
+                let interval = |n: u64| n / COHERENCE_INTERVAL;
+                let proofs = interval(upto) - interval(self.witnessed);
+                counters.add(Counter::CoherenceProofsOk, proofs);
+                self.witnessed = upto;
+                self.shared.witnessed.store(upto, Ordering::Release);
+                self.shared.tx_ready.notify();
+            }
+            Some(Coherence::Stale) => {}
+            Some(Coherence::Violation { .. }) => {
+                counters.add(Counter::CoherenceViolations, 1);
+                self.close(CloseReason::Violation);
+            }
+            Some(Coherence::Impossible) | None => self.close(CloseReason::Protocol),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Send: slots from the window into sealed frames, acknowledgements, timers.
+
+use super::lane::Lane;
+use super::preamble::Preamble;
+use super::shared::CloseReason;
+use crate::backend::Backend;
+use crate::base::limits::{
+    FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SLOT_LINGER_NS, SLOT_PREAMBLE_LEN, cut_slot,
+};
+use crate::base::{Nanos, seq};
+use crate::fec::Fec;
+use crate::obs::{Counter, CounterSet};
+use crate::proto::{SendKind, TxSymbol};
+use crate::verify;
+use crate::wire::control::{self, Message, Witness};
+use crate::wire::{FrameKind, Header};
+use crate::window::SlotState;
+use std::sync::atomic::Ordering;
+
+/// Packet numbers of control frames have this bit set: a space of their own under the same key.
+const CONTROL_PN: u64 = 1 << 63;
+/// A witness is sent at least every so many slots.
+const WITNESS_EVERY: u64 = 16;
+/// How long the last witness may be missing before the peer is asked for it, nanoseconds.
+const WITNESS_WAIT: Nanos = 50_000_000;
+/// Room for an acknowledgement, a witness, and a ping or pong.
+const CONTROL_ROOM: usize = 512;
+
+/// What the stages of a core share while they send one batch.
+pub struct SendCtx<'a, B: Backend> {
+    /// The node's clock at the start of the batch, nanoseconds.
+    pub now: Nanos,
+    /// Where frames go.
+    pub backend: &'a mut B,
+    /// Counters of this core.
+    pub counters: &'a CounterSet,
+    /// Erasure code.
+    pub fec: &'a Fec,
+    /// Room for one repair symbol.
+    pub scratch: &'a mut [u8; MAX_SYMBOL_LEN],
+    /// Frames that the lane may still send in this batch.
+    pub budget: usize,
+}
+
+impl Lane {
+    /// One round of sending; returns whether anything was done.
+    pub fn pump<B: Backend>(&mut self, ctx: &mut SendCtx<B>) -> bool {
+        if let Some(reason) = self.shared.closed() {
+            return self.tell_closed(reason, ctx);
+        }
+        let released = self.collect_released();
+        if released > 0 {
+            self.rx.released(ctx.now, self.rx_released);
+        }
+        let taken = self.take_slots(ctx);
+        self.tx.on_timeout(ctx.now, ctx.counters_pto());
+        let sent = self.send_symbols(ctx);
+        let told = self.send_control(ctx);
+        self.note_waiting(ctx.now);
+        released > 0 || taken || sent || told
+    }
+
+    /// When the lane wants the core's attention next without any input; `None` for never.
+    pub fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
+        if self.shared.closed().is_some() {
+            return Some(now + 50_000_000);
+        }
+        let linger = match self.tx_reader.state(self.tx_next) {
+            Some(SlotState::Open) => Some(now + SLOT_LINGER_NS),
+            _ => None,
+        };
+        [linger, self.ping_due_at(), self.tx.next_timeout(now), self.rx.next_timeout(now)].into_iter().flatten().min()
+    }
+
+    /// Asks the peer for a sign of life with the next control frame.
+    pub fn ping(&mut self) {
+        self.ping_wanted = true;
+    }
+
+    /// Everything is acknowledged but the witness for the last slots is missing: it may be lost.
+    fn ping_due_at(&self) -> Option<Nanos> {
+        (self.witnessed < self.tx_next && self.tx_pending() == 0)
+            .then(|| self.ping_at.max(self.last_rx) + WITNESS_WAIT)
+    }
+
+    fn ping_due(&self, now: Nanos) -> bool {
+        self.ping_wanted || self.ping_due_at().is_some_and(|t| now >= t)
+    }
+
+    fn note_waiting(&self, now: Nanos) {
+        let since = &self.shared.waiting_since;
+        let waits = self.tx_pending() > 0;
+        let was = since.load(Ordering::Relaxed);
+        if !waits {
+            if was != 0 {
+                since.store(0, Ordering::Relaxed);
+            }
+        } else if was == 0 || was < self.last_rx {
+            since.store(now.max(1), Ordering::Relaxed);
+        }
+    }
+
+    fn take_slots<B: Backend>(&mut self, ctx: &mut SendCtx<B>) -> bool {
+        let mut any = false;
+        while self.tx.can_push() {
+            let seq = self.tx_next;
+            let open = match self.tx_reader.state(seq) {
+                Some(SlotState::Ready) => false,
+                Some(SlotState::Open) => true,
+                _ => break,
+            };
+            if open {
+                // Let records gather while earlier slots keep the wire busy, but not for long.
+                if self.open_seen.0 != seq {
+                    self.open_seen = (seq, ctx.now);
+                }
+                if self.tx.backlog() > 0 && ctx.now - self.open_seen.1 < SLOT_LINGER_NS {
+                    break;
+                }
+                if !self.tx_reader.take_open(seq) {
+                    break;
+                }
+            } else if !self.tx_reader.take(seq) {
+                break;
+            }
+            let level = self.level;
+            let max = self.symbol_len;
+            let Some(slot) = self.tx_reader.get_mut(seq) else { break };
+            let total = SLOT_PREAMBLE_LEN + slot.enc_len as usize;
+            let (k, len) = cut_slot(total, max);
+            if !slot.closed {
+                let digest = verify::digest(level, &slot.buf[SLOT_PREAMBLE_LEN..total]);
+                let p = Preamble {
+                    raw_len: slot.raw_len,
+                    enc_len: slot.enc_len,
+                    codec: 0,
+                    flags: slot.flags,
+                    level: level as u8,
+                    digest,
+                    committed_at: slot.committed_at,
+                };
+                if let Some(head) = slot.buf.first_chunk_mut() {
+                    p.encode(head);
+                }
+                slot.closed = true;
+            }
+            // What follows the content inside the last symbols goes on the wire: no old bytes there.
+            slot.buf[total..k * len].fill(0);
+            let mut digest = [0; 32];
+            digest.copy_from_slice(&slot.buf[16..48]);
+            self.ledger.push(seq, &verify::Digest(digest));
+            self.tx.push_slot(seq, k as u8, len as u16);
+            self.tx_next += 1;
+            ctx.counters.add(Counter::TxSlotsCommitted, 1);
+            any = true;
+        }
+        any
+    }
+
+    fn send_symbols<B: Backend>(&mut self, ctx: &mut SendCtx<B>) -> bool {
+        let mut any = false;
+        while ctx.budget > 0 {
+            let Some(sym) = self.deferred.take().or_else(|| self.tx.poll_send(ctx.now)) else { break };
+            match self.send_symbol(&sym, ctx) {
+                Ok(true) => {
+                    any = true;
+                    ctx.budget -= 1;
+                }
+                Ok(false) => {
+                    // No frame is free: this very symbol goes first next time.
+                    self.deferred = Some(sym);
+                    break;
+                }
+                Err(reason) => {
+                    self.close(reason);
+                    break;
+                }
+            }
+        }
+        any
+    }
+
+    /// Seals one symbol into a frame; `Ok(false)` when the backend has none free.
+    fn send_symbol<B: Backend>(&mut self, sym: &TxSymbol, ctx: &mut SendCtx<B>) -> Result<bool, CloseReason> {
+        let len = usize::from(sym.symbol_len);
+        let k = usize::from(sym.k);
+        let Some(slot) = self.tx_reader.get(sym.slot) else {
+            // Acknowledged while it waited for a frame: nothing to send any more.
+            return Ok(true);
+        };
+        let Some(mut frame) = ctx.backend.claim(&self.dest, len + FRAME_OVERHEAD) else {
+            return Ok(false);
+        };
+        let index = usize::from(sym.index);
+        let plain = if index < k {
+            &slot.buf[index * len..(index + 1) * len]
+        } else {
+            let out = &mut ctx.scratch[..len];
+            ctx.fec.encode_one(k, len, &slot.buf[..k * len], index - k, out);
+            &*out
+        };
+        let hdr = Header {
+            kind: FrameKind::Symbol,
+            epoch: 0,
+            lane: self.lane,
+            symbol: sym.index,
+            session: self.remote_index,
+            pn: sym.pn,
+            slot: sym.slot as u32,
+            k: sym.k,
+            class: seq::class(sym.slot, 96) as u8,
+            len: sym.symbol_len,
+        };
+        let sealed = seal_frame(&mut self.sealer, &hdr, plain, &mut frame, ctx.now);
+        ctx.backend.commit(frame);
+        ctx.counters.add(Counter::TxFrames, 1);
+        ctx.counters.add(Counter::TxBytes, (len + FRAME_OVERHEAD) as u64);
+        sealed?;
+        ctx.counters.add(
+            match sym.kind {
+                SendKind::First => Counter::TxSymbolsFirst,
+                SendKind::Repair => Counter::TxSymbolsRepair,
+                SendKind::Resent => Counter::TxSymbolsResent,
+            },
+            1,
+        );
+        Ok(true)
+    }
+
+    fn send_control<B: Backend>(&mut self, ctx: &mut SendCtx<B>) -> bool {
+        // A witness goes out when the application has caught up with what came in, and on the way
+        // there often enough that the sender's record of chain values covers it.
+        let upto = self.shared.delivered.upto();
+        let witness_due = upto > self.witness_sent
+            && (upto >= self.witness_sent + WITNESS_EVERY || upto == self.rx_ready);
+        let ack_due = self.rx.ack_due(ctx.now) || witness_due || self.pong.is_some();
+        let ping = self.ping_due(ctx.now) | self.tx.take_ping_owed();
+        if !ack_due && !ping {
+            return false;
+        }
+        let mut body = [0u8; CONTROL_ROOM];
+        let mut n = 0;
+        if ack_due {
+            let ack = self.rx.build_ack(ctx.now, self.rx_released, self.inflight_limit);
+            n += control::encode_into(&Message::Ack(ack), &mut body[n..]).unwrap_or(0);
+            if let Some((upto, chain)) = self.shared.delivered.read()
+                && upto > 0
+            {
+                self.witness_sent = upto;
+                let w = Message::Witness(Witness { upto, level: self.level as u8, chain });
+                n += control::encode_into(&w, &mut body[n..]).unwrap_or(0);
+            }
+            ctx.counters.add(Counter::AcksSent, 1);
+        }
+        if ping {
+            self.ping_at = ctx.now;
+            self.ping_wanted = false;
+            let m = Message::Ping { id: self.control_pn, t: ctx.now };
+            n += control::encode_into(&m, &mut body[n..]).unwrap_or(0);
+            ctx.counters.add(Counter::Keepalives, 1);
+        }
+        if let Some((id, t)) = self.pong.take() {
+            n += control::encode_into(&Message::Pong { id, t }, &mut body[n..]).unwrap_or(0);
+        }
+        self.send_control_frame(&body[..n], ctx)
+    }
+
+    fn tell_closed<B: Backend>(&mut self, reason: CloseReason, ctx: &mut SendCtx<B>) -> bool {
+        // Three times, 100 ms apart: a lost notice costs the peer no more than its idle time.
+        if self.close_sent >= 3 || (self.close_sent > 0 && ctx.now - self.close_at < 100_000_000) {
+            return false;
+        }
+        if self.close_sent == 0 {
+            self.close_at = ctx.now;
+            let (pending, _) = self.rx_pending();
+            ctx.counters.add(Counter::RxSlotsAbandoned, pending);
+            ctx.counters.add(Counter::TxSlotsAbandoned, self.tx_pending());
+            self.tx_done = self.tx_next;
+        }
+        self.close_at = ctx.now;
+        self.close_sent += 1;
+        let mut body = [0u8; CONTROL_ROOM];
+        let m = Message::LaneClose { reason: reason as u16, final_slot: self.tx_next };
+        let n = control::encode_into(&m, &mut body).unwrap_or(0);
+        self.send_control_frame(&body[..n], ctx)
+    }
+
+    fn send_control_frame<B: Backend>(&mut self, body: &[u8], ctx: &mut SendCtx<B>) -> bool {
+        if body.is_empty() {
+            return false;
+        }
+        let Some(mut frame) = ctx.backend.claim(&self.dest, body.len() + FRAME_OVERHEAD) else {
+            return false;
+        };
+        let hdr = Header {
+            kind: FrameKind::Control,
+            epoch: 0,
+            lane: self.lane,
+            symbol: 0,
+            session: self.remote_index,
+            pn: self.control_pn | CONTROL_PN,
+            slot: 0,
+            k: 0,
+            class: 0,
+            len: body.len() as u16,
+        };
+        self.control_pn += 1;
+        if let Err(reason) = seal_frame(&mut self.sealer, &hdr, body, &mut frame, ctx.now) {
+            self.close(reason);
+        }
+        ctx.backend.commit(frame);
+        ctx.counters.add(Counter::TxFrames, 1);
+        ctx.counters.add(Counter::TxBytes, (body.len() + FRAME_OVERHEAD) as u64);
+        ctx.counters.add(Counter::TxControl, 1);
+        true
+    }
+}
+
+/// Header, then the sealed payload and tag, into a frame of exactly the right length.
+fn seal_frame(
+    sealer: &mut crate::crypto::lane::LaneSealer,
+    hdr: &Header,
+    plain: &[u8],
+    frame: &mut [u8],
+    now: Nanos,
+) -> Result<(), CloseReason> {
+    let Some((head, out)) = frame.split_first_chunk_mut::<HEADER_LEN>() else {
+        return Err(CloseReason::Protocol);
+    };
+    hdr.encode(head);
+    if sealer.seal(now, hdr.pn, head, plain, out).is_err() {
+        // The frame is already claimed and will go out: as zeros, which no receiver accepts.
+        frame.fill(0);
+        return Err(CloseReason::KeyLimit);
+    }
+    Ok(())
+}
