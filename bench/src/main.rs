@@ -1,1 +1,155 @@
-fn main() {}
+//! `ctp96-bench`: what this machine does, beside what users pick today, in the same run.
+
+mod baseline;
+mod contender;
+mod host;
+mod peer;
+mod stats;
+mod transfer;
+mod units;
+
+use ::tests::require::{Requirement, first_missing};
+use baseline::{tcp, tls};
+use clap::{Args, Parser, Subcommand};
+use contender::{Contender, Task};
+use std::process::ExitCode;
+use transfer::Plan;
+
+/// Errors of the bench are for people: a sentence, with its cause.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Measures CTP-96 beside plain TCP and TLS 1.3 on the same link.
+#[derive(Parser)]
+#[command(name = "ctp96-bench", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bytes from one host to another over a veth pair, all contenders interleaved (needs root).
+    Transfer(Link),
+    /// Only what users pick today, with a choice of congestion controls (needs root).
+    Baseline {
+        /// TCP congestion controls, of those that the kernel offers.
+        #[arg(long, value_delimiter = ',', default_value = "cubic")]
+        congestion: Vec<String>,
+        #[command(flatten)]
+        link: Link,
+    },
+    /// One side of a baseline run; the bench starts it itself.
+    #[command(hide = true)]
+    Peer,
+}
+
+#[derive(Args)]
+struct Link {
+    /// MTUs of the veth pairs, bytes.
+    #[arg(long, value_delimiter = ',', default_value = "1500,9000")]
+    mtu: Vec<u32>,
+    /// Payload of one run.
+    #[arg(long, value_parser = units::parse_bytes, default_value = "4GiB")]
+    bytes: u64,
+    /// Measured runs of each contender at each MTU; the median is reported.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Bytes that the application hands over at a time.
+    #[arg(long, value_parser = units::parse_bytes, default_value = "256KiB")]
+    chunk: u64,
+    /// CPU of the sending thread.
+    #[arg(long, default_value_t = 0)]
+    sender_core: usize,
+    /// CPU of the receiving thread.
+    #[arg(long, default_value_t = 1)]
+    receiver_core: usize,
+    /// Turn segmentation offloads off, so that every frame crosses alone, as on a wire.
+    #[arg(long)]
+    per_frame: bool,
+    /// Random loss at the receiving host, per cent (with --per-frame: of single frames).
+    #[arg(long, default_value_t = 0.0)]
+    loss: f64,
+    /// Print everything measured as JSON instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Peer => peer::serve(),
+        Command::Transfer(link) => compare(&link, &["cubic".to_owned()]),
+        Command::Baseline { congestion, link } => compare(&link, &congestion),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("ctp96-bench: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The rows of a comparison over TCP's `congestion` controls, the first of which is the reference.
+fn baselines(congestion: &[String]) -> Result<(Vec<Box<dyn Contender>>, Vec<String>)> {
+    let offered = tcp::available();
+    let (provider, rates) = tls::calibrate()?;
+    let credentials = tls::Credentials::new(provider)?;
+    let mut rows: Vec<Box<dyn Contender>> = Vec::new();
+    for (i, name) in congestion.iter().enumerate() {
+        if !offered.contains(name) {
+            return Err(format!("this kernel offers {}, not {name}", offered.join(", ")).into());
+        }
+        rows.push(Box::new(tcp::Tcp {
+            congestion: name.clone(),
+        }));
+        rows.push(Box::new(tls::Tls {
+            congestion: name.clone(),
+            credentials: credentials.clone(),
+            reference: i == 0,
+        }));
+    }
+    let rates = rates
+        .map(|(p, gb_per_s)| format!("{} {gb_per_s:.2}", p.name()))
+        .join(", ");
+    let note = format!(
+        "TLS 1.3 AES-256-GCM by rustls with {} (GB/s sealing 16 KiB records here: {rates})",
+        provider.name()
+    );
+    Ok((rows, vec![note]))
+}
+
+fn compare(link: &Link, congestion: &[String]) -> Result<()> {
+    if cfg!(debug_assertions) {
+        return Err("figures need a release build: cargo run --release -p ctp96-bench".into());
+    }
+    let mut needs = vec![Requirement::Netns];
+    if link.per_frame {
+        needs.push(Requirement::Ethtool);
+    }
+    if link.loss > 0.0 {
+        needs.push(Requirement::BpfLoss);
+    }
+    if let Some(reason) = first_missing(&needs) {
+        return Err(reason.into());
+    }
+    let plan = Plan {
+        mtus: link.mtu.clone(),
+        runs: link.runs as usize,
+        per_frame: link.per_frame,
+        loss: link.loss / 100.0,
+        task: Task {
+            bytes: link.bytes,
+            chunk: usize::try_from(link.chunk)?,
+            sender_core: link.sender_core,
+            receiver_core: link.receiver_core,
+        },
+    };
+    let (contenders, notes) = baselines(congestion)?;
+    let report = transfer::compare(&plan, &contenders, notes, |line| eprintln!("{line}"))?;
+    if link.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}", report.table());
+    }
+    Ok(())
+}

@@ -104,12 +104,10 @@ impl Lab {
         ];
         tool("ip", &[&pair[..], &["netns", b]].concat())?;
         for host in lab.hosts() {
-            host.bring_up(config)?;
+            host.prepare(config)?;
         }
-        // Addresses once both ends are up: an IPv6 address that is older than the carrier does not
-        // join its solicited-node group, and nobody would answer for it.
         for host in lab.hosts() {
-            host.add_addresses()?;
+            host.set_link_up(true)?;
         }
         Ok(lab)
     }
@@ -144,7 +142,7 @@ impl Host {
         }
     }
 
-    fn bring_up(&self, config: &LabConfig) -> Result<(), LabError> {
+    fn prepare(&self, config: &LabConfig) -> Result<(), LabError> {
         let mtu = config.mtu.to_string();
         self.ip(&["link", "set", "lo", "up"])?;
         // No link-local address: nothing but the test's own traffic on the wire.
@@ -153,14 +151,16 @@ impl Host {
         if config.offloads == Offloads::PerFrame {
             self.segment_every_frame()?;
         }
-        self.set_link_up(true)
+        Ok(())
     }
 
+    /// Only once the interface is up: an IPv6 address added before does not join its
+    /// solicited-node group, and nobody would answer for it.
     fn add_addresses(&self) -> Result<(), LabError> {
         let v4 = format!("{}/24", self.v4());
         let v6 = format!("{}/64", self.v6());
-        self.ip(&["addr", "add", &v4, "dev", LINK])?;
-        self.ip(&["addr", "add", &v6, "dev", LINK, "nodad"])
+        self.ip(&["addr", "replace", &v4, "dev", LINK])?;
+        self.ip(&["addr", "replace", &v6, "dev", LINK, "nodad"])
             .map(drop)
     }
 
@@ -206,8 +206,9 @@ impl Host {
     /// # Errors
     /// The command and what it said.
     pub fn set_link_up(&self, up: bool) -> Result<(), LabError> {
-        self.ip(&["link", "set", LINK, if up { "up" } else { "down" }])
-            .map(drop)
+        self.ip(&["link", "set", LINK, if up { "up" } else { "down" }])?;
+        // The kernel forgets IPv6 addresses when an interface goes down.
+        if up { self.add_addresses() } else { Ok(()) }
     }
 
     /// Runs `f` on a new thread inside this namespace and returns its value. Sockets that `f`

@@ -65,6 +65,19 @@ fn send_numbered(lab: &Lab, count: u64, burst: u64) -> Vec<u64> {
 fn both_address_families_cross() {
     require_or_skip!(Netns);
     let lab = lab(1500, Offloads::Whole);
+    cross_both(&lab);
+}
+
+#[test]
+fn both_address_families_cross_after_a_flap() {
+    require_or_skip!(Netns);
+    let lab = lab(1500, Offloads::Whole);
+    lab.right.set_link_up(false).unwrap();
+    lab.right.set_link_up(true).unwrap();
+    cross_both(&lab);
+}
+
+fn cross_both(lab: &Lab) {
     for (a, b) in lab.left.addrs().into_iter().zip(lab.right.addrs()) {
         let (from, to) = (socket(&lab.left, a), socket(&lab.right, b));
         from.send_to(b"over", to.local_addr().unwrap()).unwrap();

@@ -1,0 +1,76 @@
+//! What users pick today, measured the same way in the same run: plain TCP, and TLS 1.3 over TCP.
+
+pub mod tcp;
+pub mod tls;
+
+use crate::Result;
+
+/// Memory that a sender streams from, bytes: more than the caches, so that it reads as an
+/// application's data does.
+const POOL: usize = 64 << 20;
+
+/// Pre-generated payload, handed out in chunks, over and over.
+pub struct Payload {
+    pool: Vec<u8>,
+    chunk: usize,
+    at: usize,
+    left: u64,
+}
+
+impl Payload {
+    /// `bytes` of incompressible payload in pieces of at most `chunk`.
+    pub fn new(bytes: u64, chunk: usize) -> Result<Self> {
+        if chunk == 0 || chunk > POOL {
+            return Err(format!("a chunk must be 1 to {POOL} bytes").into());
+        }
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut pool = vec![0; POOL / chunk * chunk];
+        for piece in pool.chunks_mut(8) {
+            // xorshift64
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            piece.copy_from_slice(&state.to_le_bytes()[..piece.len()]);
+        }
+        Ok(Self {
+            pool,
+            chunk,
+            at: 0,
+            left: bytes,
+        })
+    }
+
+    /// The next piece; `None` after the last byte.
+    pub fn next_piece(&mut self) -> Option<&[u8]> {
+        if self.left == 0 {
+            return None;
+        }
+        if self.at == self.pool.len() {
+            self.at = 0;
+        }
+        let len = self.left.min(self.chunk as u64) as usize;
+        let start = self.at;
+        self.at += self.chunk;
+        self.left -= len as u64;
+        Some(&self.pool[start..start + len])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_has_exactly_its_bytes() {
+        for (bytes, chunk) in [(0, 1000), (1, 1000), (130 << 20, 1 << 20), (2501, 1000)] {
+            let mut payload = Payload::new(bytes, chunk).unwrap();
+            let mut total = 0;
+            while let Some(piece) = payload.next_piece() {
+                assert!(!piece.is_empty() && piece.len() <= chunk);
+                total += piece.len() as u64;
+            }
+            assert_eq!(total, bytes);
+        }
+        assert!(Payload::new(1, 0).is_err());
+    }
+}

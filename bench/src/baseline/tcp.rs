@@ -1,0 +1,112 @@
+//! Plain TCP: large writes on one side, large reads on the other, nothing checked.
+
+use super::Payload;
+use crate::Result;
+use crate::contender::{Contender, Sample, Task};
+use crate::peer::{self, Job, Meter, Ready, SideReport};
+use ::tests::lab::Lab;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+/// A stall this long means that the other side is gone.
+const STALL: Duration = Duration::from_secs(30);
+
+/// Plain TCP with one congestion control.
+pub struct Tcp {
+    /// Name that the kernel knows it by, such as `cubic`.
+    pub congestion: String,
+}
+
+impl Contender for Tcp {
+    fn name(&self) -> String {
+        format!("tcp {}", self.congestion)
+    }
+
+    fn transfer(&self, lab: &Lab, task: &Task) -> Result<Sample> {
+        peer::run_pair(lab, task, &self.congestion, None)
+    }
+}
+
+/// Congestion controls that this kernel offers.
+pub fn available() -> Vec<String> {
+    std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control")
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Sends the job's payload to `to`.
+pub fn send(job: &Job, to: SocketAddr) -> Result<SideReport> {
+    let mut payload = Payload::new(job.bytes, job.chunk)?;
+    let mut stream = connect(job, to)?;
+    let meter = Meter::start()?;
+    while let Some(piece) = payload.next_piece() {
+        stream.write_all(piece)?;
+    }
+    stream.read_exact(&mut [0])?;
+    meter.stop(job.bytes)
+}
+
+/// Accepts one connection and receives the job's payload.
+pub fn receive(job: &Job, bind: IpAddr) -> Result<SideReport> {
+    let mut buffer = vec![0; job.chunk];
+    let mut stream = accept(job, bind)?;
+    let meter = Meter::start()?;
+    let mut received = 0;
+    while received < job.bytes {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            n => received += n as u64,
+        }
+    }
+    let report = meter.stop(received)?;
+    stream.write_all(&[1])?;
+    Ok(report)
+}
+
+/// Connects with the job's congestion control.
+pub fn connect(job: &Job, to: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(to)?;
+    prepare(&stream, &job.congestion)?;
+    Ok(stream)
+}
+
+/// Listens, says where, and takes the first connection.
+pub fn accept(job: &Job, bind: IpAddr) -> Result<TcpStream> {
+    let listener = TcpListener::bind((bind, 0))?;
+    peer::say(&Ready {
+        addr: listener.local_addr()?,
+    })?;
+    let (stream, _) = listener.accept()?;
+    prepare(&stream, &job.congestion)?;
+    Ok(stream)
+}
+
+/// Buffer sizes stay the kernel's: its auto-tuning is what everybody runs.
+fn prepare(stream: &TcpStream, congestion: &str) -> Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(STALL))?;
+    stream.set_write_timeout(Some(STALL))?;
+    // SAFETY: the descriptor is open, and pointer and length are those of one live string.
+    let rc = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            congestion.as_ptr().cast(),
+            congestion.len() as libc::socklen_t,
+        )
+    };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(format!(
+            "congestion control {congestion}: {}",
+            io::Error::last_os_error()
+        )
+        .into())
+    }
+}

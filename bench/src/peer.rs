@@ -1,0 +1,228 @@
+//! The two sides of a baseline run, each a process of its own, so that `getrusage` tells their CPU
+//! time apart.
+//!
+//! The bench starts itself again inside the lab's namespaces (`ctp96-bench peer`), writes a [`Job`]
+//! as one JSON line to the child's standard input, and reads JSON lines from its output: the
+//! receiver first says its port, then both say a [`SideReport`].
+
+use crate::Result;
+use crate::baseline::{tcp, tls};
+use crate::contender::{Sample, Task};
+use ::tests::lab::{Host, Lab};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Instant;
+
+/// What a peer process is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// Send or receive.
+    pub role: Role,
+    /// Payload of the run, bytes.
+    pub bytes: u64,
+    /// Bytes per write, and room per read.
+    pub chunk: usize,
+    /// CPU to run on.
+    pub core: usize,
+    /// TCP congestion control.
+    pub congestion: String,
+    /// Encrypt with TLS 1.3.
+    pub tls: Option<tls::Credentials>,
+}
+
+/// The side of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Role {
+    /// Connect and send.
+    Send {
+        /// The receiver.
+        to: SocketAddr,
+    },
+    /// Accept and receive.
+    Receive {
+        /// Address to listen on; the port is the kernel's choice.
+        bind: IpAddr,
+    },
+}
+
+/// The receiver's first line.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ready {
+    /// Where it listens.
+    pub addr: SocketAddr,
+}
+
+/// What one side measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SideReport {
+    /// Payload moved, bytes.
+    pub bytes: u64,
+    /// Time from first to last byte as this side saw it, seconds.
+    pub wall_s: f64,
+    /// CPU time of the process meanwhile, seconds.
+    pub cpu_s: f64,
+}
+
+/// Measures one side: from `start` to `stop`.
+pub struct Meter {
+    started: Instant,
+    cpu_s: f64,
+}
+
+impl Meter {
+    /// Starts the clocks.
+    pub fn start() -> Result<Self> {
+        Ok(Self {
+            cpu_s: process_cpu_seconds()?,
+            started: Instant::now(),
+        })
+    }
+
+    /// Stops them.
+    pub fn stop(self, bytes: u64) -> Result<SideReport> {
+        let wall_s = self.started.elapsed().as_secs_f64();
+        Ok(SideReport {
+            bytes,
+            wall_s,
+            cpu_s: process_cpu_seconds()? - self.cpu_s,
+        })
+    }
+}
+
+/// User and system time of this process so far, all threads. Packet work in softirq that runs on
+/// top of a process is charged to that process unless the kernel has IRQ_TIME_ACCOUNTING.
+fn process_cpu_seconds() -> Result<f64> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to a live rusage, which getrusage fills; all-zero is a valid value.
+    let (rc, usage) = unsafe {
+        (
+            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()),
+            usage.assume_init(),
+        )
+    };
+    if rc != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    Ok(seconds(usage.ru_utime) + seconds(usage.ru_stime))
+}
+
+/// The child's side: does the job given on standard input.
+pub fn serve() -> Result<()> {
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    let job: Job = serde_json::from_str(&line)?;
+    pin(job.core)?;
+    let report = match (&job.role, &job.tls) {
+        (Role::Receive { bind }, None) => tcp::receive(&job, *bind)?,
+        (Role::Receive { bind }, Some(tls)) => tls::receive(&job, *bind, tls)?,
+        (Role::Send { to }, None) => tcp::send(&job, *to)?,
+        (Role::Send { to }, Some(tls)) => tls::send(&job, *to, tls)?,
+    };
+    say(&report)
+}
+
+/// Writes one JSON line to standard output.
+pub fn say(value: &impl Serialize) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+/// Pins the calling thread to one CPU.
+pub fn pin(core: usize) -> Result<()> {
+    if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        Ok(())
+    } else {
+        Err(format!("cannot pin to CPU {core}").into())
+    }
+}
+
+/// Runs sender and receiver in the two hosts of `lab` and puts their reports together.
+pub fn run_pair(
+    lab: &Lab,
+    task: &Task,
+    congestion: &str,
+    tls: Option<&tls::Credentials>,
+) -> Result<Sample> {
+    let job = |role, core| Job {
+        role,
+        bytes: task.bytes,
+        chunk: task.chunk,
+        core,
+        congestion: congestion.to_owned(),
+        tls: tls.cloned(),
+    };
+    let receive = Role::Receive {
+        bind: lab.right.v4().into(),
+    };
+    let mut receiver = Peer::spawn(&lab.right, &job(receive, task.receiver_core))?;
+    let ready: Ready = receiver.hear()?;
+    let mut sender = Peer::spawn(
+        &lab.left,
+        &job(Role::Send { to: ready.addr }, task.sender_core),
+    )?;
+    // A sender that failed ends here; dropping the receiver then ends it too.
+    let sent: SideReport = sender.hear()?;
+    let received: SideReport = receiver.hear()?;
+    if sent.bytes != task.bytes || received.bytes != task.bytes {
+        return Err(format!(
+            "{} bytes asked, {} sent, {} received",
+            task.bytes, sent.bytes, received.bytes
+        )
+        .into());
+    }
+    Ok(Sample {
+        bytes: received.bytes,
+        wall_s: sent.wall_s,
+        send_cpu_s: sent.cpu_s,
+        recv_cpu_s: received.cpu_s,
+    })
+}
+
+/// A peer process; killed when dropped.
+struct Peer {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    fn spawn(host: &Host, job: &Job) -> Result<Self> {
+        let mut command = host.command(std::env::current_exe()?);
+        command
+            .arg("peer")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("a peer process without pipes".into());
+        };
+        let peer = Self {
+            child,
+            output: BufReader::new(output),
+        };
+        serde_json::to_writer(&mut input, job)?;
+        input.write_all(b"\n")?;
+        Ok(peer)
+    }
+
+    fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            return Err(format!("a peer process ended early: {}", self.child.wait()?).into());
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Harmless if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
