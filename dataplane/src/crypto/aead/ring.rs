@@ -46,16 +46,18 @@ impl Key {
         &self,
         nonce: &[u8; NONCE_LEN],
         aad: &[u8],
-        text: &[u8],
+        text: &mut [u8],
         tag: &[u8; TAG_LEN],
         out: &mut [u8],
     ) -> Result<(), AeadError> {
-        copy(out, text);
         let nonce = Nonce::assume_unique_for_key(*nonce);
         self.0
-            .open_in_place_separate_tag(nonce, Aad::from(aad), Tag::from(*tag), out, 0..)
-            .map(|_| ())
-            .map_err(|_| AeadError::Auth)
+            .open_in_place_separate_tag(nonce, Aad::from(aad), Tag::from(*tag), text, 0..)
+            .map_err(|_| AeadError::Auth)?;
+        // Opening where the frame lies and copying then is as fast as the other order when the
+        // frame is hot, and up to a fifth faster when it is not (example `aead_speed`).
+        copy(out, text);
+        Ok(())
     }
 }
 
