@@ -61,7 +61,6 @@ pub struct LaneParams {
 }
 
 /// The application's ends of a lane.
-#[derive(Debug)]
 pub struct LaneEnds {
     /// Where slots to send go in.
     pub tx_writer: Writer<TxSlot, WINDOW_SLOTS>,
