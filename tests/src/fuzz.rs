@@ -42,6 +42,15 @@ impl Plan {
             seed: number("FUZZ_SEED", DEFAULT_SEED),
         }
     }
+
+    /// The same plan with one `n`th of the mutations, at least one.
+    #[must_use]
+    pub fn share(self, n: u64) -> Self {
+        Self {
+            iters: (self.iters / n).max(1),
+            ..self
+        }
+    }
 }
 
 /// What a run without a finding did.
@@ -93,7 +102,20 @@ impl fmt::Display for Finding {
 /// # Panics
 /// The target panicked (the message has the input in hex), or refused a member of the corpus.
 pub fn fuzz(name: &str, corpus: &[Vec<u8>], target: impl FnMut(&[u8]) -> bool) -> Report {
-    let plan = Plan::from_env();
+    fuzz_with(name, Plan::from_env(), corpus, target)
+}
+
+/// As [`fuzz`], by a plan of the caller's: for targets too slow for the whole of
+/// [`Plan::from_env`], which take a [`Plan::share`] of it.
+///
+/// # Panics
+/// As [`fuzz`].
+pub fn fuzz_with(
+    name: &str,
+    plan: Plan,
+    corpus: &[Vec<u8>],
+    target: impl FnMut(&[u8]) -> bool,
+) -> Report {
     match run(name, plan, corpus, target) {
         Ok(report) => {
             println!(

@@ -4,9 +4,11 @@
 //! - [`loss`]: random frame loss on that pair, made by a tc-bpf program.
 //! - [`require`]: what a test needs from the machine, and what happens where it is missing.
 //! - [`fuzz`]: a deterministic mutation fuzzer for stable Rust.
+//! - [`rooms`]: the import rule of the library's modules.
 #![deny(missing_docs)]
 
 pub mod fuzz;
 pub mod lab;
 pub mod loss;
 pub mod require;
+pub mod rooms;

@@ -4,7 +4,7 @@ use super::error::{Closed, RecvError};
 use super::message::Assembler;
 use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{SLOT_PREAMBLE_LEN, WINDOW_SLOTS};
-use crate::codec::Decompressor;
+use crate::codec::{CodecId, Decompressor};
 use crate::mem::SlotBuf;
 use crate::obs::{Counter, Hist, ThreadStats};
 use crate::stage::{CloseReason, Lane, LaneShared, Preamble, RxSlot, SlotFlags};
@@ -194,9 +194,11 @@ impl LaneReceiver {
                     Ok(enc)
                 } else {
                     let room = &mut self.scratch[..raw];
-                    match self.decompressor.decompress(p.codec, enc, room) {
-                        Ok(()) => Ok(&self.scratch[..raw]),
-                        Err(_) => Err("decompression"),
+                    match CodecId::from_wire(p.codec) {
+                        Some(c) if self.decompressor.decompress(c, enc, room).is_ok() => {
+                            Ok(&self.scratch[..raw])
+                        }
+                        _ => Err("decompression"),
                     }
                 };
                 match content {

@@ -344,7 +344,7 @@ impl LaneSender {
         let (codec, enc_len) = match self.compressor.compress(content, room) {
             Some((codec, n)) => {
                 std::mem::swap(&mut buf, &mut self.scratch);
-                (codec.to_wire(), n)
+                (codec as u8, n)
             }
             None => (0, len),
         };

@@ -192,7 +192,7 @@ impl Backend for MemBackend {
         } else {
             Ok(())
         };
-        self.wakeup.finish_sleep();
+        self.wakeup.cancel();
         slept
     }
 

@@ -1,7 +1,8 @@
 //! Compression of slots, and the decision whether it pays.
 //!
 //! A [`Compressor`] owns its contexts for as long as a lane lives: making one per block costs 7 to
-//! 70 % of the compression itself. It looks at a block before it compresses it ([`probe`]), keeps
+//! 70 % of the compression itself. It looks at a block before it compresses it
+//! ([`looks_compressible`]), keeps
 //! the result only if it saves at least 1/16 of the block, and backs off while it keeps losing. A
 //! [`Decompressor`] writes into a destination whose length is the exact expected length; no input,
 //! however hostile, makes it write elsewhere or panic.

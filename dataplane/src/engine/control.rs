@@ -4,25 +4,31 @@ use super::command::{CoreCommand, CoreEvent};
 use super::config::EngineConfig;
 use super::error::ConnectError;
 use super::snapshot::{LaneInfo, SessionInfo, Snapshot};
-use crate::base::limits::{IDLE_CLOSE_NS, KEEPALIVE_NS};
+use crate::base::limits::{FRAME_OVERHEAD, IDLE_CLOSE_NS, KEEPALIVE_NS};
 use crate::base::{Clock, Nanos};
 use crate::crypto::Provider;
 use crate::crypto::identity::PublicKey;
-use crate::crypto::schedule::Direction;
+use crate::crypto::schedule::{Direction, SessionSecrets};
 use crate::mem::Arena;
-use crate::proto::manager::{Established, Manager, ManagerEvent, Role};
-use crate::proto::{CcMode, LaneTxConfig};
+use crate::proto::manager::{Manager, ManagerEvent, Negotiated, Role, Side};
+use crate::proto::{CcConfig, CcKind, LaneTxConfig, RepairAhead};
 use crate::ring::Wakeup;
 use crate::stage::{
     CloseReason, LaneEnds, LaneParams, LaneShared, LaneStatus, SessionShared, open_lane,
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use crate::verify::Level;
+use crate::wire::handshake::Params;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// What a peer's socket is taken to hold until its first acknowledgement says so, bytes.
+const FIRST_FLIGHT: u32 = 256 << 10;
+/// Round trip that is assumed before the first sample, nanoseconds.
+const INITIAL_RTT_NS: Nanos = 10_000_000;
 
 /// The control thread looks at its sessions at least this often.
 const TICK: Duration = Duration::from_millis(100);
@@ -92,6 +98,19 @@ struct Live {
     ended: usize,
     pinged: Nanos,
     revived: Nanos,
+    confirmed: bool,
+}
+
+struct Established {
+    local_index: u32,
+    remote_index: u32,
+    peer: PublicKey,
+    remote_addr: SocketAddr,
+    role: Role,
+    secrets: SessionSecrets,
+    remote: Params,
+    negotiated: Negotiated,
+    replaces: Option<u32>,
 }
 
 struct Waiter {
@@ -212,9 +231,7 @@ impl Control {
     }
 
     fn handshake(&mut self, peer: PublicKey, addr: SocketAddr, now: Nanos) {
-        let cores = &self.cores;
-        let mut out = |to: SocketAddr, bytes: &[u8]| send_datagram(cores, to, bytes);
-        if let Err(e) = self.manager.connect(&peer, Some(addr), now, &mut out) {
+        if let Err(e) = self.manager.connect(&peer, Some(addr), now) {
             self.fail(&peer, &e.to_string());
         }
     }
@@ -244,7 +261,7 @@ impl Control {
                     s.ended += 1;
                     if s.ended == s.lanes.len() {
                         self.sessions.remove(&local_index);
-                        self.manager.session_closed(local_index);
+                        self.manager.close(local_index);
                     }
                 }
             }
@@ -253,8 +270,35 @@ impl Control {
 
     fn on_manager(&mut self, event: ManagerEvent) {
         match event {
-            ManagerEvent::Established(e) => self.establish(*e),
-            ManagerEvent::Refused { peer, reason } => self.fail(&peer, &reason.to_string()),
+            ManagerEvent::Established {
+                local_index,
+                remote_index,
+                peer,
+                remote_addr,
+                role,
+                secrets,
+                remote,
+                negotiated,
+                replaces,
+                ..
+            } => self.establish(Established {
+                local_index,
+                remote_index,
+                peer,
+                remote_addr,
+                role,
+                secrets,
+                remote,
+                negotiated,
+                replaces,
+            }),
+            ManagerEvent::Refused { peer, reason, by, .. } => {
+                let by = match by {
+                    Side::Local => "by our policy",
+                    Side::Remote => "by the peer",
+                };
+                self.fail(&peer, &format!("{reason} ({by})"));
+            }
             ManagerEvent::TimedOut { .. } => {}
         }
     }
@@ -271,7 +315,7 @@ impl Control {
             Ok(o) => o,
             Err(source) => {
                 eprintln!("ctp96: no memory for a session with {name}: {source}");
-                self.manager.session_closed(e.local_index);
+                self.manager.close(e.local_index);
                 let mut first = Some(source);
                 for w in self.waiters.extract_if(.., |w| w.peer == e.peer) {
                     let _ = w.reply.send(Err(match first.take() {
@@ -305,6 +349,7 @@ impl Control {
                 ended: 0,
                 pinged: now,
                 revived: now,
+                confirmed: false,
             },
         );
         let waiter = self.waiters.iter().position(|w| w.peer == e.peer);
@@ -360,12 +405,22 @@ impl Control {
                 rx_secret: *e.secrets.direction(sending.reverse()),
                 level,
                 tx: LaneTxConfig {
-                    window: usize::from(e.negotiated.window_slots),
-                    symbol_len: usize::from(e.negotiated.symbol_len),
-                    repair_ahead: self.cfg.repair_ahead,
-                    cc: match self.cfg.fixed_rate {
-                        Some(r) => CcMode::Fixed { bytes_per_s: r.bytes_per_s / n as u64 },
-                        None => CcMode::Auto,
+                    window_slots: e.negotiated.window_slots,
+                    symbol_len: e.negotiated.symbol_len,
+                    inflight_limit: FIRST_FLIGHT,
+                    repair_ahead: match self.cfg.repair_ahead {
+                        Some(n) => RepairAhead::Fixed(n),
+                        None => RepairAhead::Adaptive,
+                    },
+                    cc: CcConfig {
+                        kind: match self.cfg.fixed_rate {
+                            Some(r) => CcKind::Fixed(r.bytes_per_s / n as u64),
+                            None => CcKind::Bbr,
+                        },
+                        max_rate: None,
+                        frame: u64::from(e.negotiated.symbol_len) + FRAME_OVERHEAD as u64,
+                        initial_rtt: INITIAL_RTT_NS,
+                        seed: u64::from(e.local_index) << 8 | lane as u64,
                     },
                 },
                 inflight_limit: (link.rx_capacity / lanes_on_core).min(u32::MAX as usize) as u32,
@@ -397,9 +452,7 @@ impl Control {
         let now = self.clock.now();
         let cores = &self.cores;
         let mut out = |to: SocketAddr, bytes: &[u8]| send_datagram(cores, to, bytes);
-        let mut events = Vec::new();
-        self.manager.on_timeout(now, &mut out, &mut events);
-        for e in events {
+        for e in self.manager.on_timeout(now, &mut out) {
             self.on_manager(e);
         }
         let ours = self.cfg.identity.public().to_string();
@@ -415,6 +468,10 @@ impl Control {
                 continue;
             }
             let last = s.shared.last_rx.load(Ordering::Relaxed);
+            if !s.confirmed && last > s.since {
+                s.confirmed = true;
+                self.manager.confirm(index);
+            }
             let quiet = now.saturating_sub(last);
             if quiet > IDLE_CLOSE_NS {
                 dead.push(index);

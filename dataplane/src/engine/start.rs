@@ -11,19 +11,21 @@ use crate::backend::Backend;
 use crate::backend::udp::{self, Choice, UdpConfig};
 use crate::base::Clock;
 use crate::codec::Policy;
-use crate::crypto::calibrate::calibrate;
+use crate::crypto::calibrate::{Calibration, calibrate};
 use crate::crypto::identity::PublicKey;
 use crate::fec::Fec;
 use crate::mem::Arena;
 use crate::obs::Registry;
-use crate::proto::manager::{Local, Manager};
+use crate::proto::manager::{Manager, Options};
 use crate::ring::Wakeup;
 use crate::stage::{CloseReason, Lane};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use crate::verify::Level;
+use crate::wire::handshake::{Attestation, Params, SUITE_AES_256_GCM};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Sessions that may wait for `accept`.
 const ACCEPT_BACKLOG: usize = 64;
@@ -69,6 +71,23 @@ fn boot_id() -> Result<u64, StartError> {
     Ok(u64::from(host) << 32 | u64::from(u32::from_le_bytes(low)))
 }
 
+fn describe(c: &Calibration) -> String {
+    let figures = c.speeds.iter().map(|s| {
+        format!("{} {:.1}/{:.1}", s.provider.name(), s.seal_gbps, s.open_gbps)
+    });
+    let figures = figures.collect::<Vec<_>>().join(", ");
+    format!("fastest here at {} bytes; GB/s seal/open: {figures}", c.symbol_len)
+}
+
+/// Names this build to peers.
+fn build_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    let text = concat!("ctp96 ", env!("CARGO_PKG_VERSION")).as_bytes();
+    let n = text.len().min(id.len());
+    id[..n].copy_from_slice(&text[..n]);
+    id
+}
+
 impl Engine {
     /// Checks the settings, sizes memory, opens one backend per core and starts every thread.
     pub fn start(cfg: EngineConfig) -> Result<Engine, StartError> {
@@ -78,7 +97,7 @@ impl Engine {
             Some(p) => (p, "asked for".to_owned()),
             None => {
                 let c = calibrate(symbol_len, CALIBRATION);
-                (c.provider, c.to_string())
+                (c.provider, describe(&c))
             }
         };
         let buf_len = Lane::buf_len(symbol_len).next_multiple_of(4096);
@@ -149,19 +168,31 @@ impl Engine {
             backend_why,
             boot_id,
         };
-        let manager = Manager::new(
-            &cfg.identity,
-            Local {
-                lanes: cfg.lanes as u8,
-                cores: cfg.cores.len() as u8,
-                base_port: local.port(),
-                symbol_len: symbol_len as u16,
-                window_slots: cfg.window as u8,
-                boot_id,
+        let local_params = Params {
+            session_index: 0,
+            lanes: cfg.lanes as u8,
+            cores: cfg.cores.len() as u8,
+            base_port: local.port(),
+            symbol_len: symbol_len as u16,
+            window_slots: cfg.window as u8,
+            boot_id,
+            timestamp: 0,
+            attestation: Attestation {
+                suite: SUITE_AES_256_GCM,
                 witness: cfg.level as u8,
+                fail_closed: 1,
+                build: build_id(),
+                receipt_key: cfg.identity.receipt_key(),
             },
-            cfg.peers.clone(),
-        );
+        };
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at_zero = (unix.as_nanos() as u64).saturating_sub(clock.now());
+        let mut options = Options::new(at_zero, &local_params);
+        // A peer with the weaker level is let in: the session uses the stronger of the two.
+        options.policy.min_witness = Level::Fast as u8;
+        let manager =
+            Manager::new(cfg.identity.clone(), local_params, cfg.peers.clone(), options)
+                .map_err(|e| StartError::Config(e.to_string()))?;
         let (calls, calls_rx) = bounded(CHANNEL);
         let (accept_tx, accepted) = bounded(ACCEPT_BACKLOG);
         let snapshot = Arc::new(Mutex::new(Snapshot::default()));

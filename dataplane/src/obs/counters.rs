@@ -61,6 +61,7 @@ counters! {
     RxSymbolsNoBuffer "rx_symbols_no_buffer" count "Symbols dropped because the class of their slot had no free buffer.";
     RxSymbolsInconsistent "rx_symbols_inconsistent" count "Symbols whose shape contradicts earlier symbols of their slot.";
     RxSocketDropped "rx_socket_dropped" count "Datagrams that the kernel dropped because the socket buffer was full.";
+    RxErrors "rx_errors" count "Receives or sleeps that the backend reported as failed.";
     RxSlotsStarted "rx_slots_started" count "Slots that received a first symbol.";
     RxSlotsCompleted "rx_slots_completed" count "Slots whose data symbols are all present, with or without repair.";
     RxSlotsDecoded "rx_slots_decoded" count "Completed slots that needed erasure decoding.";
@@ -84,6 +85,7 @@ counters! {
     TxHandshake "tx_handshake" count "Handshake frames built.";
     TxFramesSent "tx_frames_sent" count "Frames that the backend accepted for sending.";
     TxFramesDropped "tx_frames_dropped" count "Frames that the backend could not send and dropped.";
+    TxErrors "tx_errors" count "Flushes that the backend reported as failed.";
     // Payload and codec.
     PayloadBytesIn "payload_bytes_in" count "Application bytes committed for sending.";
     PayloadBytesOut "payload_bytes_out" count "Application bytes delivered.";

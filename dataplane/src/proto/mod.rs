@@ -12,8 +12,6 @@ pub mod pacer;
 pub mod rtt;
 pub mod sent;
 
-#[cfg(test)]
-mod lane_tx_tests;
 mod loss;
 #[cfg(test)]
 mod simtest;

@@ -5,15 +5,44 @@
 
 use super::*;
 use ::loom::{
-    future::block_on,
     model::Builder,
     sync::{
-        Arc,
+        Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
 };
-use std::future::poll_fn;
+use std::{
+    future::poll_fn,
+    pin::pin,
+    task::{Context, Poll, Wake, Waker},
+};
+
+/// Wakes a thread of the model that sleeps in [`block_on`].
+struct Alarm(Mutex<bool>, Condvar);
+
+impl Wake for Alarm {
+    fn wake(self: std::sync::Arc<Self>) {
+        *self.0.lock().expect("loom mutexes are never poisoned") = true;
+        self.1.notify_one();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let alarm = std::sync::Arc::new(Alarm(Mutex::new(false), Condvar::new()));
+    let waker = Waker::from(alarm.clone());
+    loop {
+        if let Poll::Ready(v) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return v;
+        }
+        let mut rung = alarm.0.lock().expect("loom mutexes are never poisoned");
+        while !*rung {
+            rung = alarm.1.wait(rung).expect("loom mutexes are never poisoned");
+        }
+        *rung = false;
+    }
+}
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
     let mut b = Builder::new();

@@ -85,9 +85,10 @@ impl Wakeup {
     /// Ends the sleep, or gives up on it, and takes back a signal that came meanwhile. A signal
     /// still on its way only makes the next sleep short.
     pub fn cancel(&self) {
-        if !self.flag.cancel() {
-            self.drain();
-        }
+        self.flag.cancel();
+        // Also where the flag was still up: an earlier signal may have been left behind by a sleep
+        // that was announced twice, and would make every later one short.
+        self.drain();
     }
 
     /// Wakes the core if it sleeps; call it after the work was made visible. Costs a fence and one

@@ -10,7 +10,7 @@ use crate::crypto::Provider;
 use crate::crypto::lane::{LaneOpener, LaneSealer};
 use crate::crypto::replay::ReplayWindow;
 use crate::mem::{Arena, ArenaError, SlotBuf};
-use crate::proto::{LaneRx, LaneRxConfig, LaneTx, LaneTxConfig, TxSymbol};
+use crate::proto::{Controller, LaneRx, LaneRxConfig, LaneTx, LaneTxConfig, TxSymbol};
 use crate::verify::{Ledger, Level};
 use crate::window::{self, Reader, Writer};
 use std::net::SocketAddr;
@@ -61,7 +61,6 @@ pub struct LaneParams {
 }
 
 /// The application's ends of a lane.
-#[derive(Debug)]
 pub struct LaneEnds {
     /// Where slots to send go in.
     pub tx_writer: Writer<TxSlot, WINDOW_SLOTS>,
@@ -122,7 +121,6 @@ pub struct Lane {
     pub(super) remote_index: u32,
     pub(super) dest: SocketAddr,
     pub(super) symbol_len: usize,
-    pub(super) window: usize,
     pub(super) inflight_limit: u32,
     pub(super) level: Level,
     pub(super) shared: Arc<LaneShared>,
@@ -196,12 +194,11 @@ pub fn open_lane(
         remote_index: p.remote_index,
         dest: p.dest,
         symbol_len: p.symbol_len,
-        window: p.window,
         inflight_limit: p.inflight_limit,
         level: p.level,
         shared,
         status,
-        tx: LaneTx::new(p.tx, p.now),
+        tx: LaneTx::new(p.tx),
         tx_reader,
         tx_next: 0,
         tx_done: 0,
@@ -217,7 +214,10 @@ pub fn open_lane(
         ping_wanted: false,
         ping_at: p.now,
         witness_sent: 0,
-        rx: LaneRx::new(LaneRxConfig { window: p.window, symbol_len: p.symbol_len }),
+        rx: LaneRx::new(LaneRxConfig {
+            window_slots: p.window as u8,
+            max_symbol_len: p.symbol_len as u16,
+        }),
         rx_writer,
         rx_released: 0,
         rx_ready: 0,
@@ -260,7 +260,7 @@ impl Lane {
 
     /// Slots begun and not yet complete, and slots complete and not yet taken.
     pub fn rx_pending(&self) -> (u64, u64) {
-        (self.rx.incomplete() as u64, self.rx_ready.saturating_sub(self.shared.delivered.upto()))
+        (self.rx.pending() as u64, self.rx_ready.saturating_sub(self.shared.delivered.upto()))
     }
 
     /// Slots taken from the application and not yet acknowledged.
@@ -279,11 +279,11 @@ impl Lane {
             tx_acked: self.shared.acked.load(std::sync::atomic::Ordering::Relaxed),
             tx_witnessed: self.witnessed,
             rx_released: self.rx_released,
-            in_flight: t.in_flight,
-            cwnd: t.cwnd,
-            pacing_rate: t.pacing_rate,
-            srtt_ns: t.srtt,
-            lost: t.lost,
+            in_flight: self.tx.in_flight(),
+            cwnd: self.tx.cc().cwnd(),
+            pacing_rate: self.tx.cc().pacing_rate(),
+            srtt_ns: self.tx.rtt().smoothed(),
+            lost: t.lost_frames,
             repair: t.repair,
             resent: t.resent,
         };

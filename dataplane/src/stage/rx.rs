@@ -9,7 +9,7 @@ use crate::fec::Fec;
 use crate::obs::{Counter, CounterSet, Hist, HistSet};
 use crate::proto::{Admit, Progress};
 use crate::verify::{Coherence, Level};
-use crate::wire::control::{self, Message, Witness};
+use crate::wire::control::{self, Message};
 use crate::wire::{FrameKind, Header};
 use std::sync::atomic::Ordering;
 
@@ -105,9 +105,11 @@ impl Lane {
                     return FrameExit::AuthFailed;
                 }
                 self.replay.commit(hdr.pn);
-                self.rx.refused(ctx.now, hdr.pn, other);
                 return match other {
-                    Admit::Duplicate => FrameExit::Duplicate,
+                    Admit::Duplicate => {
+                        self.rx.duplicate(ctx.now, hdr.pn);
+                        FrameExit::Duplicate
+                    }
                     Admit::OutOfWindow => FrameExit::OutOfWindow,
                     _ => FrameExit::Inconsistent,
                 };
@@ -170,7 +172,7 @@ impl Lane {
             ctx.counters.add(Counter::RxSlotsStarted, 1);
         }
         match self.rx.stored(ctx.now, slot, hdr.symbol, hdr.k, hdr.len, hdr.pn) {
-            Progress::Partial => {}
+            Progress::Partial | Progress::Duplicate => {}
             Progress::Complete => self.complete(slot, ctx),
             Progress::NeedsDecode => {
                 let have = self.rx.slot_have(slot);
@@ -235,21 +237,23 @@ impl Lane {
                     ctx.counters.add(Counter::AcksReceived, 1);
                     if let Some(rtt) = r.rtt_sample {
                         ctx.hists.record(Hist::Rtt, rtt);
-                        self.shared.session.srtt.store(self.tx.srtt(), Ordering::Relaxed);
+                        self.shared.session.srtt.store(self.tx.rtt().smoothed(), Ordering::Relaxed);
                     }
                     if done > 0 {
                         self.tx_done += done;
                         ctx.counters.add(Counter::TxSlotsAcked, done);
-                        self.shared.acked.store(self.tx.acked_below(), Ordering::Release);
+                        self.shared.acked.store(self.tx.base(), Ordering::Release);
                         self.shared.tx_ready.notify();
                     }
                     if r.rejected.is_some() {
                         self.close(CloseReason::Protocol);
                     }
                 }
-                Message::Witness(w) => self.on_witness(&w, ctx.counters),
+                Message::Witness { upto, level, chain } => {
+                    self.on_witness(upto, level, chain, ctx.counters);
+                },
                 Message::Ping { id, t } => self.pong = Some((id, t)),
-                Message::Pong { .. } | Message::Padding(_) => {}
+                Message::Pong { .. } | Message::Padding(_) | Message::Unknown { .. } => {}
                 Message::LaneClose { reason, .. } | Message::SessionClose { reason } => {
                     self.close(CloseReason::from_wire(reason));
                 }
@@ -259,12 +263,12 @@ impl Lane {
     }
 
     /// Compares the peer's chain value with ours at the same slot (the coherence proof).
-    fn on_witness(&mut self, w: &Witness, counters: &CounterSet) {
-        if w.upto <= self.witnessed {
+    fn on_witness(&mut self, upto: u64, level: u8, chain: [u8; 32], counters: &CounterSet) {
+        if upto <= self.witnessed {
             return;
         }
-        let level = Level::from_wire(w.level);
-        match level.map(|level| self.ledger.compare(level, w.upto, w.chain)) {
+        let level = Level::from_wire(level);
+        match level.map(|level| self.ledger.compare(level, upto, chain)) {
             Some(Coherence::Proven { upto }) => {
                 let interval = |n: u64| n / COHERENCE_INTERVAL;
                 let proofs = interval(upto) - interval(self.witnessed);

@@ -10,15 +10,13 @@ use crate::base::limits::{
 use crate::base::{Nanos, seq};
 use crate::fec::Fec;
 use crate::obs::{Counter, CounterSet};
-use crate::proto::{SendKind, TxSymbol};
+use crate::proto::{SymbolKind, TxSymbol};
 use crate::verify;
-use crate::wire::control::{self, Message, Witness};
-use crate::wire::{FrameKind, Header};
+use crate::wire::Message;
+use crate::wire::{CONTROL_PN_BIT, FrameKind, Header};
 use crate::window::SlotState;
 use std::sync::atomic::Ordering;
 
-/// Packet numbers of control frames have this bit set: a space of their own under the same key.
-const CONTROL_PN: u64 = 1 << 63;
 /// A witness is sent at least every so many slots.
 const WITNESS_EVERY: u64 = 16;
 /// How long the last witness may be missing before the peer is asked for it, nanoseconds.
@@ -53,7 +51,7 @@ impl Lane {
             self.rx.released(ctx.now, self.rx_released);
         }
         let taken = self.take_slots(ctx);
-        self.tx.on_timeout(ctx.now, ctx.counters_pto());
+        self.tx.on_timeout(ctx.now);
         let sent = self.send_symbols(ctx);
         let told = self.send_control(ctx);
         self.note_waiting(ctx.now);
@@ -69,7 +67,7 @@ impl Lane {
             Some(SlotState::Open) => Some(now + SLOT_LINGER_NS),
             _ => None,
         };
-        [linger, self.ping_due_at(), self.tx.next_timeout(now), self.rx.next_timeout(now)].into_iter().flatten().min()
+        [linger, self.ping_due_at(), self.tx.next_timeout(now), self.rx.next_timeout()].into_iter().flatten().min()
     }
 
     /// Asks the peer for a sign of life with the next control frame.
@@ -114,7 +112,7 @@ impl Lane {
                 if self.open_seen.0 != seq {
                     self.open_seen = (seq, ctx.now);
                 }
-                if self.tx.backlog() > 0 && ctx.now - self.open_seen.1 < SLOT_LINGER_NS {
+                if self.tx.pending() > 0 && ctx.now - self.open_seen.1 < SLOT_LINGER_NS {
                     break;
                 }
                 if !self.tx_reader.take_open(seq) {
@@ -218,9 +216,9 @@ impl Lane {
         sealed?;
         ctx.counters.add(
             match sym.kind {
-                SendKind::First => Counter::TxSymbolsFirst,
-                SendKind::Repair => Counter::TxSymbolsRepair,
-                SendKind::Resent => Counter::TxSymbolsResent,
+                SymbolKind::First => Counter::TxSymbolsFirst,
+                SymbolKind::Repair => Counter::TxSymbolsRepair,
+                SymbolKind::Resent => Counter::TxSymbolsResent,
             },
             1,
         );
@@ -242,13 +240,13 @@ impl Lane {
         let mut n = 0;
         if ack_due {
             let ack = self.rx.build_ack(ctx.now, self.rx_released, self.inflight_limit);
-            n += control::encode_into(&Message::Ack(ack), &mut body[n..]).unwrap_or(0);
+            n += Message::Ack(ack).encode_into(&mut body[n..]).unwrap_or(0);
             if let Some((upto, chain)) = self.shared.delivered.read()
                 && upto > 0
             {
                 self.witness_sent = upto;
-                let w = Message::Witness(Witness { upto, level: self.level as u8, chain });
-                n += control::encode_into(&w, &mut body[n..]).unwrap_or(0);
+                let w = Message::Witness { upto, level: self.level as u8, chain };
+                n += w.encode_into(&mut body[n..]).unwrap_or(0);
             }
             ctx.counters.add(Counter::AcksSent, 1);
         }
@@ -256,11 +254,11 @@ impl Lane {
             self.ping_at = ctx.now;
             self.ping_wanted = false;
             let m = Message::Ping { id: self.control_pn, t: ctx.now };
-            n += control::encode_into(&m, &mut body[n..]).unwrap_or(0);
+            n += m.encode_into(&mut body[n..]).unwrap_or(0);
             ctx.counters.add(Counter::Keepalives, 1);
         }
         if let Some((id, t)) = self.pong.take() {
-            n += control::encode_into(&Message::Pong { id, t }, &mut body[n..]).unwrap_or(0);
+            n += Message::Pong { id, t }.encode_into(&mut body[n..]).unwrap_or(0);
         }
         self.send_control_frame(&body[..n], ctx)
     }
@@ -281,7 +279,7 @@ impl Lane {
         self.close_sent += 1;
         let mut body = [0u8; CONTROL_ROOM];
         let m = Message::LaneClose { reason: reason as u16, final_slot: self.tx_next };
-        let n = control::encode_into(&m, &mut body).unwrap_or(0);
+        let n = m.encode_into(&mut body).unwrap_or(0);
         self.send_control_frame(&body[..n], ctx)
     }
 
@@ -298,7 +296,7 @@ impl Lane {
             lane: self.lane,
             symbol: 0,
             session: self.remote_index,
-            pn: self.control_pn | CONTROL_PN,
+            pn: self.control_pn | CONTROL_PN_BIT,
             slot: 0,
             k: 0,
             class: 0,

@@ -437,7 +437,7 @@ impl Backend for SimBackend {
 
     /// Returns at once: time is the simulation's to move.
     fn wait(&mut self, _timeout: Option<Duration>) -> io::Result<()> {
-        self.wakeup.finish_sleep();
+        self.wakeup.cancel();
         Ok(())
     }
 

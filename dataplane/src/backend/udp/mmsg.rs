@@ -205,7 +205,7 @@ impl Backend for Mmsg {
         let timeout = sleep_limit(timeout, self.tx.pending());
         self.wakeup.prepare_sleep();
         let slept = poll::readable([self.socket.fd(), self.wakeup.fd()], timeout);
-        self.wakeup.finish_sleep();
+        self.wakeup.cancel();
         slept
     }
 

@@ -449,7 +449,7 @@ impl Backend for Uring {
         let timeout = sleep_limit(timeout, self.tx.pending());
         self.wakeup.prepare_sleep();
         let slept = self.sleep(timeout);
-        self.wakeup.finish_sleep();
+        self.wakeup.cancel();
         slept?;
         self.drain()
     }

@@ -1,7 +1,7 @@
 //! Hostile acknowledgements and small cases of the lane's two ends.
 
-use super::*;
 use crate::base::Bits96;
+use crate::proto::*;
 use crate::wire::ack::tests::any_ack;
 use crate::wire::ack::{Ack, Report};
 use proptest::prelude::*;

@@ -1,0 +1,404 @@
+//! The sending end of a lane: which symbol leaves next, and what an acknowledgement means.
+//!
+//! There is no record per packet. Each slot remembers the packet number of the last symbol of its
+//! latest round; an acknowledgement whose largest packet number lies a reordering threshold beyond
+//! it settles the round, and the slot's deficit, as the receiver reports it, is answered with
+//! fresh repair symbols or with the missing data.
+
+mod ack;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod types;
+
+pub use types::{
+    AckOutcome, AckReject, LaneTxConfig, LaneTxStats, RepairAhead, SymbolKind, TxSymbol,
+};
+
+use super::cc::{Cc, Controller};
+use super::loss::LossCounter;
+use super::pacer::Pacer;
+use super::rtt::RttEstimator;
+use super::sent::SentLog;
+use crate::base::limits::{FRAME_OVERHEAD, MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, WINDOW_SLOTS};
+use crate::base::seq::class;
+use crate::base::{Bits96, Nanos};
+
+/// Expected losses per slot below which no repair symbol is sent ahead.
+const AHEAD_MIN: f32 = 0.25;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Meta {
+    k: u8,
+    symbol_len: u16,
+    next_first: u8,
+    ahead_left: u8,
+    repair_used: u8,
+    owed_repair: u8,
+    owed_data: Bits96,
+    have: Bits96,
+    /// Largest packet number of the acknowledgement that `have` is from.
+    report_pn: Option<u64>,
+    round_last_pn: u64,
+    round_sent_at: Nanos,
+    rounds: u32,
+    probe_cursor: u8,
+}
+
+impl Meta {
+    fn missing(&self) -> Bits96 {
+        Bits96::first(self.k as usize).minus(self.have)
+    }
+    fn repair_left(&self) -> usize {
+        MAX_REPAIR_SYMBOLS - self.repair_used as usize
+    }
+    fn fully_sent(&self) -> bool {
+        self.next_first == self.k
+    }
+    fn owes(&self) -> bool {
+        self.owed_repair > 0 || !self.owed_data.is_empty()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blocked {
+    No,
+    Idle,
+    Credit,
+    Window,
+    Pacer,
+}
+
+/// See the module's text. No method allocates; none panics, whatever the peer sends.
+#[derive(Debug)]
+pub struct LaneTx {
+    metas: [Meta; WINDOW_SLOTS],
+    /// By class: slots in `base..next_slot` that are complete.
+    done: Bits96,
+    /// By class: slots that owe repair or data.
+    owing: Bits96,
+    window: u64,
+    base: u64,
+    /// Slot of the first transmission under way.
+    cur: u64,
+    next_slot: u64,
+    credit: u64,
+    inflight_limit: u64,
+    ahead: RepairAhead,
+    log: SentLog,
+    loss: LossCounter,
+    rtt: RttEstimator,
+    cc: Cc,
+    pacer: Pacer,
+    blocked: Blocked,
+    ce: u32,
+    probes: u8,
+    pto_count: u32,
+    pto_base: Nanos,
+    ping_owed: bool,
+    slot_timer: Option<Nanos>,
+    stats: LaneTxStats,
+}
+
+impl LaneTx {
+    /// A sender whose first slot is 0.
+    pub fn new(cfg: LaneTxConfig) -> LaneTx {
+        let window = u64::from(cfg.window_slots).clamp(1, WINDOW_SLOTS as u64);
+        LaneTx {
+            metas: [Meta::default(); WINDOW_SLOTS],
+            done: Bits96::EMPTY,
+            owing: Bits96::EMPTY,
+            window,
+            base: 0,
+            cur: 0,
+            next_slot: 0,
+            credit: window,
+            inflight_limit: u64::from(cfg.inflight_limit),
+            ahead: cfg.repair_ahead,
+            log: SentLog::new(u64::from(cfg.symbol_len) + FRAME_OVERHEAD as u64),
+            loss: LossCounter::new(),
+            rtt: RttEstimator::new(cfg.cc.initial_rtt),
+            cc: Cc::new(&cfg.cc),
+            pacer: Pacer::new(0),
+            blocked: Blocked::Idle,
+            ce: 0,
+            probes: 0,
+            pto_count: 0,
+            pto_base: 0,
+            ping_owed: false,
+            slot_timer: None,
+            stats: LaneTxStats::default(),
+        }
+    }
+
+    /// Whether the window has room for another slot.
+    pub fn can_push(&self) -> bool {
+        self.next_slot < self.base + self.window
+    }
+
+    /// The number that the next pushed slot must have.
+    pub fn next_slot(&self) -> u64 {
+        self.next_slot
+    }
+
+    /// Hands over slot `slot` of `k` symbols of `symbol_len` bytes. Gives `false`, and takes nothing,
+    /// where the window is full, the number is not [`LaneTx::next_slot`], or k is not in 1..=64.
+    pub fn push_slot(&mut self, slot: u64, k: u8, symbol_len: u16) -> bool {
+        if !self.can_push() || slot != self.next_slot || k == 0 || k as usize > MAX_DATA_SYMBOLS {
+            return false;
+        }
+        let c = class(slot, WINDOW_SLOTS);
+        self.metas[c] = Meta {
+            k,
+            symbol_len,
+            ahead_left: self.repair_ahead(k),
+            ..Meta::default()
+        };
+        self.done.remove(c);
+        self.owing.remove(c);
+        self.next_slot += 1;
+        true
+    }
+
+    fn repair_ahead(&self, k: u8) -> u8 {
+        let n = match self.ahead {
+            RepairAhead::Fixed(n) => n,
+            RepairAhead::Adaptive => {
+                let expected = f32::from(k) * self.loss.rate();
+                if expected < AHEAD_MIN {
+                    return 0;
+                }
+                // Covers the usual slot; the rest is cheaper to answer once known.
+                (expected + 0.7 * expected.sqrt()).round().min(255.0) as u8
+            }
+        };
+        n.min(MAX_REPAIR_SYMBOLS as u8)
+    }
+
+    /// Slots below this one are complete.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Slots pushed and not yet complete.
+    pub fn pending(&self) -> u64 {
+        self.next_slot - self.base - self.done.len() as u64
+    }
+
+    /// Bytes in flight: sent, and neither received nor lost as far as is known.
+    pub fn in_flight(&self) -> u64 {
+        let frames = self.loss.in_flight(self.log.next_pn());
+        self.log.in_flight_bytes(frames)
+    }
+
+    /// Counts since the lane opened.
+    pub fn stats(&self) -> LaneTxStats {
+        LaneTxStats {
+            late_frames: self.loss.healed,
+            ..self.stats
+        }
+    }
+
+    /// Round-trip estimate.
+    pub fn rtt(&self) -> &RttEstimator {
+        &self.rtt
+    }
+
+    /// Congestion controller.
+    pub fn cc(&self) -> &Cc {
+        &self.cc
+    }
+
+    /// Smoothed share of frames lost before FEC, 0..=1.
+    pub fn loss_rate(&self) -> f32 {
+        self.loss.rate()
+    }
+
+    /// The symbol that should leave now, if any. Call until it gives `None`.
+    pub fn poll_send(&mut self, now: Nanos) -> Option<TxSymbol> {
+        while self.probes > 0 {
+            self.probes -= 1;
+            if let Some(s) = self.probe(now) {
+                return Some(s);
+            }
+        }
+        self.skip_done();
+        let first = self.cur < self.next_slot;
+        let slot = match self.oldest_owing() {
+            Some(slot) => slot,
+            None if first && self.cur < self.credit => self.cur,
+            None => {
+                self.blocked = if first {
+                    Blocked::Credit
+                } else {
+                    Blocked::Idle
+                };
+                let in_flight = self.in_flight();
+                if in_flight < self.cc.cwnd() {
+                    self.log.on_app_limited(in_flight);
+                }
+                return None;
+            }
+        };
+        let len = self.frame_len(slot);
+        let in_flight = self.in_flight();
+        if in_flight > 0 {
+            if in_flight + len > self.inflight_limit {
+                self.blocked = Blocked::Window;
+                self.log.on_app_limited(in_flight);
+                return None;
+            }
+            if in_flight + len > self.cc.cwnd() {
+                self.blocked = Blocked::Window;
+                return None;
+            }
+        }
+        if !self.pacer.ready(now, self.cc.pacing_rate()) {
+            self.blocked = Blocked::Pacer;
+            return None;
+        }
+        self.blocked = Blocked::No;
+        if slot == self.cur && first {
+            self.send_first(now)
+        } else {
+            self.send_owed(now, slot)
+        }
+    }
+
+    fn frame_len(&self, slot: u64) -> u64 {
+        let m = &self.metas[class(slot, WINDOW_SLOTS)];
+        u64::from(m.symbol_len) + FRAME_OVERHEAD as u64
+    }
+
+    /// A slot may complete before all of its repair symbols sent ahead have left.
+    fn skip_done(&mut self) {
+        while self.cur < self.next_slot && self.done.contains(class(self.cur, WINDOW_SLOTS)) {
+            self.cur += 1;
+        }
+        self.cur = self.cur.max(self.base);
+    }
+
+    fn oldest_owing(&self) -> Option<u64> {
+        if self.owing.is_empty() {
+            return None;
+        }
+        let b = class(self.base, WINDOW_SLOTS);
+        let ahead = match self.owing.shift_down(b).lowest() {
+            Some(i) => i,
+            None => self.owing.lowest()? + WINDOW_SLOTS - b,
+        };
+        Some(self.base + ahead as u64)
+    }
+
+    fn send_first(&mut self, now: Nanos) -> Option<TxSymbol> {
+        let slot = self.cur;
+        let m = &mut self.metas[class(slot, WINDOW_SLOTS)];
+        let (index, kind) = if m.next_first < m.k {
+            m.next_first += 1;
+            (m.next_first - 1, SymbolKind::First)
+        } else {
+            m.ahead_left = m.ahead_left.saturating_sub(1);
+            m.repair_used += 1;
+            (m.k + m.repair_used - 1, SymbolKind::Repair)
+        };
+        let ends = m.fully_sent() && m.ahead_left.min(m.repair_left() as u8) == 0;
+        if ends {
+            self.cur += 1;
+        }
+        Some(self.emit(now, slot, index, kind, ends))
+    }
+
+    fn send_owed(&mut self, now: Nanos, slot: u64) -> Option<TxSymbol> {
+        let c = class(slot, WINDOW_SLOTS);
+        let m = &mut self.metas[c];
+        let (index, kind) = if m.owed_repair > 0 && m.repair_left() > 0 {
+            m.owed_repair -= 1;
+            m.repair_used += 1;
+            (m.k + m.repair_used - 1, SymbolKind::Repair)
+        } else if let Some(i) = m.owed_data.lowest() {
+            m.owed_repair = 0;
+            m.owed_data.remove(i);
+            (i as u8, SymbolKind::Resent)
+        } else {
+            m.owed_repair = 0;
+            self.owing.remove(c);
+            return None;
+        };
+        let ends = !m.owes();
+        if ends {
+            self.owing.remove(c);
+        }
+        Some(self.emit(now, slot, index, kind, ends))
+    }
+
+    fn emit(
+        &mut self,
+        now: Nanos,
+        slot: u64,
+        index: u8,
+        kind: SymbolKind,
+        round_ends: bool,
+    ) -> TxSymbol {
+        let len = self.frame_len(slot);
+        let idle = self.loss.in_flight(self.log.next_pn()) == 0;
+        if idle {
+            self.cc.on_idle_restart(now);
+        }
+        // Before the first sample each burst has its own entry, afterwards 128 share a round trip.
+        let granularity = if self.rtt.has_sample() {
+            self.rtt.smoothed() / 128
+        } else {
+            0
+        };
+        let pn = self.log.on_sent(now, len, granularity, idle);
+        self.pacer.on_sent(len);
+        match kind {
+            SymbolKind::First => self.stats.first += 1,
+            SymbolKind::Repair => self.stats.repair += 1,
+            SymbolKind::Resent => self.stats.resent += 1,
+        }
+        let m = &mut self.metas[class(slot, WINDOW_SLOTS)];
+        if round_ends {
+            m.round_last_pn = pn;
+            m.round_sent_at = now;
+            m.rounds = m.rounds.saturating_add(1);
+            m.report_pn = m.report_pn.filter(|&r| r >= pn);
+        }
+        TxSymbol {
+            slot,
+            index,
+            k: m.k,
+            symbol_len: m.symbol_len,
+            pn,
+            kind,
+        }
+    }
+
+    /// A symbol of the oldest incomplete slot, to make the peer answer: outside window and pace.
+    fn probe(&mut self, now: Nanos) -> Option<TxSymbol> {
+        self.skip_done();
+        let slot = (self.base..self.cur).find(|s| !self.done.contains(class(*s, WINDOW_SLOTS)));
+        let Some(slot) = slot else {
+            let can = self.cur < self.next_slot && self.cur < self.credit;
+            return if can { self.send_first(now) } else { None };
+        };
+        let c = class(slot, WINDOW_SLOTS);
+        if self.owing.contains(c) {
+            return self.send_owed(now, slot);
+        }
+        let m = &mut self.metas[c];
+        if m.repair_left() > 0 {
+            m.repair_used += 1;
+            let index = m.k + m.repair_used - 1;
+            return Some(self.emit(now, slot, index, SymbolKind::Repair, false));
+        }
+        // Missing data in turn, so that one unlucky symbol is not the only one tried.
+        let missing = m.missing();
+        let next = match missing.shift_down(m.probe_cursor as usize).lowest() {
+            Some(i) => i + m.probe_cursor as usize,
+            None => missing.lowest().unwrap_or(0),
+        };
+        m.probe_cursor = ((next + 1) % MAX_DATA_SYMBOLS) as u8;
+        Some(self.emit(now, slot, next as u8, SymbolKind::Resent, false))
+    }
+}
