@@ -2,6 +2,7 @@
 
 mod baseline;
 mod contender;
+mod ctp;
 mod host;
 mod peer;
 mod stats;
@@ -29,7 +30,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Bytes from one host to another over a veth pair, all contenders interleaved (needs root).
-    Transfer(Link),
+    Transfer {
+        /// CTP-96 rows, each `backend` or `backend:level` (auto, udp, io_uring; fast, full).
+        #[arg(long, value_delimiter = ',', default_value = "auto:fast")]
+        ctp: Vec<String>,
+        #[command(flatten)]
+        link: Link,
+    },
     /// Only what users pick today, with a choice of congestion controls (needs root).
     Baseline {
         /// TCP congestion controls, of those that the kernel offers.
@@ -77,8 +84,8 @@ struct Link {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Peer => peer::serve(),
-        Command::Transfer(link) => compare(&link, &["cubic".to_owned()]),
-        Command::Baseline { congestion, link } => compare(&link, &congestion),
+        Command::Transfer { ctp, link } => compare(&link, &["cubic".to_owned()], &ctp),
+        Command::Baseline { congestion, link } => compare(&link, &congestion, &[]),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -118,7 +125,7 @@ fn baselines(congestion: &[String]) -> Result<(Vec<Box<dyn Contender>>, Vec<Stri
     Ok((rows, vec![note]))
 }
 
-fn compare(link: &Link, congestion: &[String]) -> Result<()> {
+fn compare(link: &Link, congestion: &[String], ctp: &[String]) -> Result<()> {
     if cfg!(debug_assertions) {
         return Err("figures need a release build: cargo run --release -p ctp96-bench".into());
     }
@@ -144,7 +151,17 @@ fn compare(link: &Link, congestion: &[String]) -> Result<()> {
             receiver_core: link.receiver_core,
         },
     };
-    let (contenders, notes) = baselines(congestion)?;
+    let (mut contenders, notes) = baselines(congestion)?;
+    for row in ctp {
+        let (backend, verify) = row.split_once(':').unwrap_or((row, "fast"));
+        if !["auto", "udp", "io_uring"].contains(&backend) || !["fast", "full"].contains(&verify) {
+            return Err(format!("`{row}` is no row; give for instance auto:fast or udp:full").into());
+        }
+        contenders.push(Box::new(ctp::Ctp {
+            backend: backend.to_owned(),
+            verify: verify.to_owned(),
+        }));
+    }
     let report = transfer::compare(&plan, &contenders, notes, |line| eprintln!("{line}"))?;
     if link.json {
         println!("{}", serde_json::to_string_pretty(&report)?);

@@ -181,7 +181,12 @@ impl Contender for Tls {
     }
 
     fn transfer(&self, lab: &Lab, task: &Task) -> Result<Sample> {
-        peer::run_pair(lab, task, &self.congestion, Some(&self.credentials))
+        peer::run_pair(
+            lab,
+            task,
+            &self.congestion,
+            peer::Stack::Tls(self.credentials.clone()),
+        )
     }
 }
 

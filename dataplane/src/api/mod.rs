@@ -33,4 +33,4 @@ pub use error::{Closed, RecvError, SendError};
 pub use node::{Node, NodeBuilder};
 pub use receiver::{LaneReceiver, SlotView};
 pub use sender::{Claim, LaneSender};
-pub use session::Session;
+pub use session::{Session, lane_ends};

@@ -2,8 +2,10 @@
 
 use super::receiver::LaneReceiver;
 use super::sender::{LaneSender, Parts};
+use crate::codec::Policy;
 use crate::crypto::identity::PublicKey;
 use crate::engine::{ConnectError, Engine, SessionEnds};
+use crate::obs::ThreadStats;
 use crate::stage::{CloseReason, LaneEnds, LaneShared};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,19 +81,9 @@ impl Session {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = lanes.get_mut(n).and_then(Option::take).ok_or(ConnectError::NoLane(n))?;
         let registry = self.engine.registry();
-        let parts = Parts::of(&ends);
-        let stats = registry.attach(format!("session {:08x} lane {n} send", self.index));
-        let tx = LaneSender::new(
-            ends.tx_writer,
-            ends.tx_bufs,
-            ends.tx_scratch,
-            &parts,
-            self.engine.compression(),
-            stats,
-        );
-        let stats = registry.attach(format!("session {:08x} lane {n} receive", self.index));
-        let rx = LaneReceiver::new(ends.rx_reader, ends.rx_scratch, &parts, self.same_host, stats);
-        Ok((tx, rx))
+        let name = |end: &str| format!("session {:08x} lane {n} {end}", self.index);
+        let stats = (registry.attach(name("send")), registry.attach(name("receive")));
+        Ok(lane_ends(ends, self.engine.compression(), self.same_host, stats))
     }
 
     /// Why the session ended, once every lane of it has.
@@ -117,4 +109,27 @@ impl Drop for Session {
             l.shared.close(CloseReason::Finished);
         }
     }
+}
+
+/// The application's ends of a lane that the caller drives itself, without a [`super::Node`]:
+/// for programs that run the lane core on their own thread, and for simulations. `same_host` says
+/// that both ends share a clock; `stats` are for the sending and the receiving end.
+pub fn lane_ends(
+    ends: LaneEnds,
+    compression: Policy,
+    same_host: bool,
+    stats: (Arc<ThreadStats>, Arc<ThreadStats>),
+) -> (LaneSender, LaneReceiver) {
+    let parts = Parts::of(&ends);
+    (
+        LaneSender::new(
+            ends.tx_writer,
+            ends.tx_bufs,
+            ends.tx_scratch,
+            &parts,
+            compression,
+            stats.0,
+        ),
+        LaneReceiver::new(ends.rx_reader, ends.rx_scratch, &parts, same_host, stats.1),
+    )
 }
