@@ -140,12 +140,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// The rows of a comparison, in the order in which they run.
+type Contenders = Vec<Box<dyn Contender>>;
+
 /// The rows of a comparison over TCP's `congestion` controls, the first of which is the reference.
-fn baselines(congestion: &[String]) -> Result<(Vec<Box<dyn Contender>>, Vec<String>)> {
+fn baselines(congestion: &[String]) -> Result<(Contenders, Vec<String>)> {
     let offered = tcp::available();
     let (provider, rates) = tls::calibrate()?;
     let credentials = tls::Credentials::new(provider)?;
-    let mut rows: Vec<Box<dyn Contender>> = Vec::new();
+    let mut rows = Contenders::new();
     for (i, name) in congestion.iter().enumerate() {
         if !offered.contains(name) {
             return Err(format!("this kernel offers {}, not {name}", offered.join(", ")).into());
