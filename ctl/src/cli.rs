@@ -70,7 +70,7 @@ broken the command names it, with its terms, and exits with 1.
 Examples:
   ctp96 counters              counters that are not zero
   ctp96 counters --all        all of them, each with what it counts
-  ctp96 counters --check && echo balanced")]
+  ctp96 counters --check      the verdict alone; with --all, the counters too")]
     Counters {
         /// Check the conservation equations; exit with 1 if one is broken
         #[arg(long)]

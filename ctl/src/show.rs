@@ -1,7 +1,7 @@
 //! Replies as text for people.
 
 use ctp96::control::api::{
-    CheckReply, CountersReply, HistReply, Job, JobState, JobsReply, LanesReply, PeersReply,
+    CheckReply, CounterRow, CountersReply, HistReply, Job, JobState, JobsReply, LanesReply, PeersReply,
     StatusReply,
 };
 use ctp96::obs::text::{bytes, count, duration, hist_table, rate, rate_and_target};
@@ -166,18 +166,24 @@ pub fn lanes(r: &LanesReply) -> String {
 
 /// `ctp96 hist`
 pub fn hists(r: &HistReply) -> String {
-    let mut out = hist_table(r.hists.iter().map(|h| (h.name.as_str(), h.summary)));
+    let (some, none): (Vec<_>, Vec<_>) = r.hists.iter().partition(|h| h.summary.count > 0);
+    let mut out = hist_table(some.iter().map(|h| (h.name.as_str(), h.summary)));
     out.push('\n');
-    for h in r.hists.iter().filter(|h| h.summary.count > 0) {
+    for h in &some {
         let _ = writeln!(out, "{:<18}{}", h.name, h.label);
+    }
+    if !none.is_empty() {
+        let names: Vec<_> = none.iter().map(|h| h.name.as_str()).collect();
+        let _ = writeln!(out, "nothing recorded: {}", names.join(", "));
     }
     out
 }
 
-/// `ctp96 counters`
+/// `ctp96 counters`: those that are not zero, or all; of a check alone only the verdict.
 pub fn counters(r: &CountersReply, all: bool) -> String {
     let mut out = String::new();
-    for c in r.counters.iter().filter(|c| all || c.value != 0) {
+    let shown = |c: &&CounterRow| all || (c.value != 0 && r.check.is_none());
+    for c in r.counters.iter().filter(shown) {
         let _ = writeln!(out, "{:<28}{:>20}  {}", c.name, count(c.value), c.label);
     }
     if let Some(c) = &r.check
@@ -248,7 +254,6 @@ fn job_rate(j: &Job) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ctp96::control::api::{CounterRow, LanesReply};
 
     #[test]
     fn nothing_to_show_is_said() {
@@ -263,11 +268,14 @@ mod tests {
         let row = |name: &str, value| CounterRow { name: name.into(), label: "X.".into(), value };
         let mut r = CountersReply {
             counters: vec![row("rx_frames", 1234), row("tx_frames", 0)],
-            check: Some(CheckReply { equations: 6, broken: vec![], at_rest: true }),
+            check: None,
         };
         let text = counters(&r, false);
-        assert!(text.contains("1,234") && text.contains("6 equations hold\n"));
-        assert!(!text.contains("tx_frames") && counters(&r, true).contains("tx_frames"));
+        assert!(text.contains("1,234") && !text.contains("tx_frames"));
+        assert!(counters(&r, true).contains("tx_frames"));
+        r.check = Some(CheckReply { equations: 6, broken: vec![], at_rest: true });
+        assert_eq!(counters(&r, false), "the books balance: 6 equations hold\n");
+        assert!(counters(&r, true).contains("1,234"));
         let check = CheckReply { equations: 6, broken: vec!["a: 1 != 2".into()], at_rest: false };
         assert!(broken(&check).contains("1 of 6") && broken(&check).contains("a: 1 != 2"));
         r.check = Some(check);
