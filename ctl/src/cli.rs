@@ -192,7 +192,8 @@ pub enum Sink {
 }
 
 fn parse_source(text: &str) -> Result<SendSource, String> {
-    let bad = || format!("{text:?} is no source; write zero:SIZE or random:SIZE, such as zero:1GiB");
+    let bad =
+        || format!("{text:?} is no source; write zero:SIZE or random:SIZE, such as zero:1GiB");
     let (kind, size) = text.split_once(':').ok_or_else(bad)?;
     let size = size.parse::<ByteSize>()?.0;
     match kind {
