@@ -20,6 +20,8 @@ const TX_BUDGET: usize = 176;
 /// Sessions of a node; the low byte of an index is its place in the table.
 const TABLE: usize = 256;
 const NO_LANE: u16 = u16::MAX;
+/// The ECN field's "congestion experienced" (RFC 3168).
+const ECN_CE: u8 = 3;
 /// How often figures for operators are refreshed, nanoseconds.
 const STATUS_EVERY: Nanos = 100_000_000;
 
@@ -193,10 +195,12 @@ impl<B: Backend> Core<B> {
             counters: &self.stats.counters,
             hists: &self.stats.hists,
             fec: &self.fec,
+            ce: false,
             scratch: &mut self.scratch,
         };
         for mut burst in self.bursts.drain(..) {
             let from = burst.from();
+            ctx.ce = burst.ecn() == ECN_CE;
             for frame in burst.segments_mut() {
                 self.stats.counters.add(Counter::RxFrames, 1);
                 self.stats.counters.add(Counter::RxBytes, frame.len() as u64);
@@ -216,7 +220,7 @@ impl<B: Backend> Core<B> {
                             _ => NO_LANE,
                         };
                         match self.lanes.get_mut(usize::from(place)) {
-                            Some(Some(lane)) => lane.on_frame(&h, frame, &mut ctx).counter(),
+                            Some(Some(lane)) if !lane.ended() => lane.on_frame(&h, frame, &mut ctx).counter(),
                             _ => Counter::RxForeign,
                         }
                     }
@@ -275,6 +279,7 @@ impl<B: Backend> Core<B> {
         for (i, place) in self.lanes.iter_mut().enumerate() {
             let Some(lane) = place else { continue };
             lane.publish_status(self.id);
+            lane.publish_counters(now, &self.stats.counters);
             if lane.finished(now) {
                 let index = self.local_index[i];
                 let number = lane.number();
@@ -285,17 +290,19 @@ impl<B: Backend> Core<B> {
                 }
                 // A full queue leaves the lane for the next round.
                 if self.events.try_send(CoreEvent::LaneEnded { local_index: index, lane: number }).is_ok() {
+                    let (_, untaken) = lane.rx_pending();
+                    self.stats.counters.add(Counter::RxSlotsDroppedAtClose, untaken);
                     *place = None;
                     continue;
                 }
             }
-            if lane.shared().closed().is_none() {
-                let (a, b) = lane.rx_pending();
-                rx += a;
-                ready += b;
-                tx += lane.tx_pending();
-            }
+            let (a, b) = lane.rx_pending();
+            rx += a;
+            ready += b;
+            tx += lane.tx_pending();
         }
+        let drops = self.backend.stats().rx_kernel_drops;
+        self.stats.counters.store(Counter::RxSocketDropped, drops);
         self.stats.counters.store(Counter::RxSlotsPending, rx);
         self.stats.counters.store(Counter::RxSlotsReadyPending, ready);
         self.stats.counters.store(Counter::TxSlotsPending, tx);

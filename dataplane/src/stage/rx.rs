@@ -4,6 +4,7 @@ use super::lane::Lane;
 use super::shared::CloseReason;
 use super::slots::RxSlot;
 use crate::base::Nanos;
+use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{COHERENCE_INTERVAL, HEADER_LEN, MAX_SYMBOL_LEN, TAG_LEN};
 use crate::fec::Fec;
 use crate::obs::{Counter, CounterSet, Hist, HistSet};
@@ -23,6 +24,8 @@ pub struct FrameCtx<'a> {
     pub hists: &'a HistSet,
     /// Erasure code.
     pub fec: &'a Fec,
+    /// Whether the frame came with the congestion mark (ECN CE).
+    pub ce: bool,
     /// Room for one symbol.
     pub scratch: &'a mut [u8; MAX_SYMBOL_LEN],
 }
@@ -162,6 +165,9 @@ impl Lane {
             return FrameExit::AuthFailed;
         }
         self.replay.commit(hdr.pn);
+        if ctx.ce {
+            self.rx.on_ce();
+        }
         if let Some(mut s) = fresh {
             s.len = (k * len) as u32;
             if let Err(s) = self.rx_writer.begin(slot, s) {
@@ -176,6 +182,7 @@ impl Lane {
             Progress::Complete => self.complete(slot, ctx),
             Progress::NeedsDecode => {
                 let have = self.rx.slot_have(slot);
+                let start = host_monotonic_ns();
                 let ok = match self.rx_writer.get_mut(slot) {
                     Some(RxSlot { buf, repair: Some(repair), .. }) => {
                         ctx.fec.decode(k, len, &mut buf[..k * len], repair, have).is_ok()
@@ -189,6 +196,7 @@ impl Lane {
                     return FrameExit::Stored;
                 }
                 ctx.counters.add(Counter::RxSlotsDecoded, 1);
+                ctx.hists.record(Hist::StageDecode, host_monotonic_ns() - start);
                 self.complete(slot, ctx);
             }
         }
@@ -252,7 +260,10 @@ impl Lane {
                 Message::Witness { upto, level, chain } => {
                     self.on_witness(upto, level, chain, ctx.counters);
                 },
-                Message::Ping { id, t } => self.pong = Some((id, t)),
+                Message::Ping { id, t } => {
+                    self.pong = Some((id, t));
+                    self.rx.request_ack(ctx.now);
+                }
                 Message::Pong { .. } | Message::Padding(_) | Message::Unknown { .. } => {}
                 Message::LaneClose { reason, .. } | Message::SessionClose { reason } => {
                     self.close(CloseReason::from_wire(reason));

@@ -133,6 +133,8 @@ pub struct LaneShared {
     pub acked: AtomicU64,
     /// Slots below this were verified and taken by the peer's application (its witness).
     pub witnessed: AtomicU64,
+    /// Complete slots that failed verification and were never passed on.
+    pub refused: AtomicU64,
     /// The core wants to be woken when the application gives slots back.
     pub credit_wanted: AtomicBool,
     /// Since when sent data has waited for any answer, nanoseconds; 0 when none is owed.
@@ -153,6 +155,7 @@ impl LaneShared {
             delivered: Delivered::default(),
             acked: AtomicU64::new(0),
             witnessed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             credit_wanted: AtomicBool::new(false),
             waiting_since: AtomicU64::new(0),
             session,

@@ -5,7 +5,7 @@ use super::preamble::Preamble;
 use super::shared::CloseReason;
 use crate::backend::Backend;
 use crate::base::limits::{
-    FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SLOT_LINGER_NS, SLOT_PREAMBLE_LEN, cut_slot,
+    FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SLOT_PREAMBLE_LEN, cut_slot,
 };
 use crate::base::{Nanos, seq};
 use crate::fec::Fec;
@@ -64,7 +64,7 @@ impl Lane {
             return Some(now + 50_000_000);
         }
         let linger = match self.tx_reader.state(self.tx_next) {
-            Some(SlotState::Open) => Some(now + SLOT_LINGER_NS),
+            Some(SlotState::Open) => Some(now + self.linger),
             _ => None,
         };
         [linger, self.ping_due_at(), self.tx.next_timeout(now), self.rx.next_timeout()].into_iter().flatten().min()
@@ -112,7 +112,7 @@ impl Lane {
                 if self.open_seen.0 != seq {
                     self.open_seen = (seq, ctx.now);
                 }
-                if self.tx.pending() > 0 && ctx.now - self.open_seen.1 < SLOT_LINGER_NS {
+                if self.tx.pending() > 0 && ctx.now - self.open_seen.1 < self.linger {
                     break;
                 }
                 if !self.tx_reader.take_open(seq) {
