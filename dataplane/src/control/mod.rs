@@ -7,7 +7,7 @@
 pub mod api;
 pub mod client;
 pub mod config;
-// pub mod daemon;
+pub mod daemon;
 mod nearest;
 pub mod server;
 pub mod signals;
