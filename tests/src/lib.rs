@@ -4,6 +4,7 @@
 //! - [`loss`]: random frame loss on that pair, made by a tc-bpf program.
 //! - [`require`]: what a test needs from the machine, and what happens where it is missing.
 //! - [`fuzz`]: a deterministic mutation fuzzer for stable Rust.
+//! - [`rig`]: two lane cores on one thread in virtual time, joined by any backend.
 //! - [`rooms`]: the import rule of the library's modules.
 #![deny(missing_docs)]
 
@@ -11,4 +12,5 @@ pub mod fuzz;
 pub mod lab;
 pub mod loss;
 pub mod require;
+pub mod rig;
 pub mod rooms;

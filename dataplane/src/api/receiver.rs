@@ -176,7 +176,10 @@ impl LaneReceiver {
         if self.finished {
             return Err(RecvError::Finished);
         }
-        if !self.reader.take(self.next) {
+        if self.reader.state(self.next) != Some(SlotState::Ready)
+            || !self.shared.begin_take()
+            || !self.reader.take(self.next)
+        {
             return Err(match self.shared.closed() {
                 Some(r) => Closed(r).into(),
                 None => RecvError::WouldBlock,

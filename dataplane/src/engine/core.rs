@@ -8,7 +8,7 @@ use crate::base::limits::{MAX_LANES, MAX_SYMBOL_LEN};
 use crate::fec::Fec;
 use crate::obs::{Counter, Hist, ThreadStats};
 use crate::stage::{FrameCtx, Lane, SendCtx};
-use crate::wire::Header;
+use crate::wire::{Header, ParseError};
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -201,6 +201,8 @@ impl<B: Backend> Core<B> {
                 self.stats.counters.add(Counter::RxFrames, 1);
                 self.stats.counters.add(Counter::RxBytes, frame.len() as u64);
                 let exit = match Header::parse(frame) {
+                    Err(ParseError::Oversized) => Counter::RxOversized,
+                    Err(e) if e.is_foreign() => Counter::RxForeign,
                     Err(_) => Counter::RxMalformed,
                     Ok(h) if h.kind.is_handshake() => {
                         let e = CoreEvent::Handshake { from, bytes: frame.to_vec() };
@@ -285,16 +287,15 @@ impl<B: Backend> Core<B> {
                 }
                 // A full queue leaves the lane for the next round.
                 if self.events.try_send(CoreEvent::LaneEnded { local_index: index, lane: number }).is_ok() {
+                    self.stats.counters.add(Counter::RxSlotsDroppedAtClose, lane.end());
                     *place = None;
                     continue;
                 }
             }
-            if lane.shared().closed().is_none() {
-                let (a, b) = lane.rx_pending();
-                rx += a;
-                ready += b;
-                tx += lane.tx_pending();
-            }
+            let (a, b) = lane.rx_pending();
+            rx += a;
+            ready += b;
+            tx += lane.tx_pending();
         }
         self.stats.counters.store(Counter::RxSlotsPending, rx);
         self.stats.counters.store(Counter::RxSlotsReadyPending, ready);

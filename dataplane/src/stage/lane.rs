@@ -260,7 +260,8 @@ impl Lane {
 
     /// Slots begun and not yet complete, and slots complete and not yet taken.
     pub fn rx_pending(&self) -> (u64, u64) {
-        (self.rx.pending() as u64, self.rx_ready.saturating_sub(self.shared.delivered.upto()))
+        let begun = if self.close_sent > 0 { 0 } else { self.rx.pending() as u64 };
+        (begun, self.rx_ready.saturating_sub(self.shared.taken()))
     }
 
     /// Slots taken from the application and not yet acknowledged.
@@ -305,6 +306,11 @@ impl Lane {
     /// Ends the lane for `reason`; the peer is told by the next `pump`.
     pub fn close(&mut self, reason: CloseReason) {
         self.shared.close(reason);
+    }
+
+    /// Closes the books of a finished lane: says how many complete slots nobody took.
+    pub fn end(&mut self) -> u64 {
+        self.rx_ready.saturating_sub(self.shared.end_takes())
     }
 
     /// Whether the lane has ended and the peer has been told often enough, or long enough ago.
