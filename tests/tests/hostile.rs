@@ -70,10 +70,11 @@ impl Attack {
     }
 
     fn transfer(&mut self, flow: &mut Flow) {
+        let until = self.rig.now() + LIMIT;
         while !flow.complete() || self.rig.a.tx.slots_witnessed() < flow.received() {
             let busy = flow.send(&mut self.rig.a.tx) | flow.receive(&mut self.rig.b.rx);
             self.rig.round(busy);
-            assert!(self.rig.now() < LIMIT, "no progress");
+            assert!(self.rig.now() < until, "no progress");
         }
     }
 
@@ -213,16 +214,17 @@ fn a_transfer_under_attack_is_not_disturbed() {
     let old = t.genuine();
     let mut rng = Rng::new(8);
     let mut flow = Flow::new(4, 400, t.rig.a.tx.slot_capacity());
+    let started = t.rig.now();
     let mut injected = 0u64;
     let mut n = 0u64;
     t.rig.a.tap().capture = Capture::Copy;
     while !flow.complete() || t.rig.a.tx.slots_witnessed() < flow.received() + 4 {
         let busy = flow.send(&mut t.rig.a.tx) | flow.receive(&mut t.rig.b.rx);
         n += 1;
-        if n.is_multiple_of(3) {
+        if t.rig.now() > started {
             let live = t.rig.a.tap().captured.pop();
             t.rig.a.tap().captured.clear();
-            let f = match (n / 3) % 6 {
+            let f = match n % 6 {
                 0 => old[rng.below(old.len() as u64) as usize].clone(),
                 1 => {
                     // Forged symbols of slots that are being filled, repair symbols above all.
@@ -243,7 +245,7 @@ fn a_transfer_under_attack_is_not_disturbed() {
             injected += 1;
         }
         t.rig.round(busy);
-        assert!(t.rig.now() < LIMIT, "no progress");
+        assert!(t.rig.now() < started + LIMIT, "no progress");
     }
     flow.assert_equal();
     assert!(injected > 300, "{injected} frames injected");

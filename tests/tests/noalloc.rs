@@ -10,7 +10,6 @@ use ctp96::verify::Level;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
-use std::sync::Mutex;
 use tests::rig::{A, B, Damage, Rig, Setup};
 
 struct Counting;
@@ -18,17 +17,15 @@ struct Counting;
 thread_local! {
     static ARMED: Cell<bool> = const { Cell::new(false) };
     static SEEN: Cell<u64> = const { Cell::new(0) };
+    static FIRST: Cell<Option<String>> = const { Cell::new(None) };
 }
-static FIRST: Mutex<Option<String>> = Mutex::new(None);
 
 fn note() {
     // A thread that is going away has no cells any more, and is not the one that is watched.
     if ARMED.try_with(Cell::get).unwrap_or(false) {
         ARMED.set(false);
-        if SEEN.get() == 0
-            && let Ok(mut first) = FIRST.lock()
-        {
-            *first = Some(Backtrace::force_capture().to_string());
+        if SEEN.get() == 0 {
+            FIRST.set(Some(Backtrace::force_capture().to_string()));
         }
         SEEN.set(SEEN.get() + 1);
         ARMED.set(true);
@@ -67,7 +64,7 @@ fn allocations<T>(f: impl FnOnce() -> T) -> (T, u64, String) {
     ARMED.set(true);
     let out = f();
     ARMED.set(false);
-    let at = FIRST.lock().expect("nobody panics with it").take().unwrap_or_default();
+    let at = FIRST.take().unwrap_or_default();
     (out, SEEN.get(), at)
 }
 
