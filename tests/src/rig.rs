@@ -5,6 +5,7 @@
 //! between a core and its backend: it sees every frame that leaves, can drop, cut or withhold it,
 //! and proves that no packet number is used twice.
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use ctp96::api::{LaneReceiver, LaneSender, RecvError, SendError, lane_ends};
 use ctp96::backend::sim::{Rng, SimBackend, SimNet};
 use ctp96::backend::{Backend, Burst, FlushReport, Stats, TxFrame};
@@ -21,7 +22,6 @@ use ctp96::stage::{
     CloseReason, Lane, LaneParams, LaneShared, SessionShared, bufs_per_lane, open_lane,
 };
 use ctp96::verify::Level;
-use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -258,8 +258,11 @@ pub struct Side<B: Backend> {
 
 impl<B: Backend> Side<B> {
     fn new(backend: Tap<B>, first: bool, setup: &Setup, peer_capacity: usize) -> Side<B> {
-        let (index, remote_index, dest) =
-            if first { (INDEX_A, INDEX_B, B) } else { (INDEX_B, INDEX_A, A) };
+        let (index, remote_index, dest) = if first {
+            (INDEX_A, INDEX_B, B)
+        } else {
+            (INDEX_B, INDEX_A, A)
+        };
         let secrets = [[0x11; 32], [0x22; 32]];
         let arena = Arena::new(
             bufs_per_lane(setup.window),
@@ -283,7 +286,9 @@ impl<B: Backend> Side<B> {
                 window_slots: setup.window as u8,
                 symbol_len: setup.symbol_len as u16,
                 inflight_limit: peer_capacity.min(256 << 10) as u32,
-                repair_ahead: setup.repair_ahead.map_or(RepairAhead::Adaptive, RepairAhead::Fixed),
+                repair_ahead: setup
+                    .repair_ahead
+                    .map_or(RepairAhead::Adaptive, RepairAhead::Fixed),
                 cc: CcConfig {
                     kind: CcKind::Bbr,
                     max_rate: None,
@@ -303,8 +308,20 @@ impl<B: Backend> Side<B> {
         let (commands, inbox) = bounded(16);
         let (outbox, events) = bounded(1024);
         let core = Core::new(0, backend, inbox, outbox, stats[0].clone());
-        let side = Side { core, tx, rx, commands, events, stats, arena, index };
-        side.command(CoreCommand::Open { local_index: index, lane: Box::new(lane) });
+        let side = Side {
+            core,
+            tx,
+            rx,
+            commands,
+            events,
+            stats,
+            arena,
+            index,
+        };
+        side.command(CoreCommand::Open {
+            local_index: index,
+            lane: Box::new(lane),
+        });
         side
     }
 
@@ -342,15 +359,21 @@ impl<B: Backend> Side<B> {
     /// # Panics
     /// With the broken equations.
     pub fn assert_balanced(&self, when: &str) {
-        let broken: Vec<String> =
-            check_balances(&self.counters()).iter().map(ToString::to_string).collect();
+        let broken: Vec<String> = check_balances(&self.counters())
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert!(
             broken.is_empty(),
             "{when}: books of side {:#x} do not balance:\n  {}",
             self.index,
             broken.join("\n  ")
         );
-        assert_eq!(self.core.backend().outstanding(), 0, "{when}: frames are out");
+        assert_eq!(
+            self.core.backend().outstanding(),
+            0,
+            "{when}: frames are out"
+        );
     }
 }
 
@@ -429,7 +452,10 @@ impl<B: Backend> Rig<B> {
     /// Ends the session from the first side and lets both sides let go of the lane; returns how
     /// many slot buffers are still lent once the applications' ends are gone too.
     pub fn close(mut self) -> [usize; 2] {
-        self.a.command(CoreCommand::Close { local_index: INDEX_A, reason: CloseReason::Finished });
+        self.a.command(CoreCommand::Close {
+            local_index: INDEX_A,
+            reason: CloseReason::Finished,
+        });
         let (told, until) = (self.now + 5_000_000_000, self.now + 10_000_000_000);
         let mut idle_out = false;
         while self.a.core.lane_count() + self.b.core.lane_count() > 0 {
@@ -438,7 +464,10 @@ impl<B: Backend> Rig<B> {
                 // Every notice was lost: what the control thread does after the idle time.
                 idle_out = true;
                 let reason = CloseReason::Idle;
-                self.b.command(CoreCommand::Close { local_index: INDEX_B, reason });
+                self.b.command(CoreCommand::Close {
+                    local_index: INDEX_B,
+                    reason,
+                });
             }
             self.round(false);
         }
@@ -446,7 +475,13 @@ impl<B: Backend> Rig<B> {
         self.a.assert_balanced("after close");
         self.b.assert_balanced("after close");
         [self.a, self.b].map(|side| {
-            let Side { core, tx, rx, arena, .. } = side;
+            let Side {
+                core,
+                tx,
+                rx,
+                arena,
+                ..
+            } = side;
             drop((core, tx, rx));
             arena.stats().lent
         })
@@ -489,9 +524,16 @@ impl Flow {
 
     fn shape(&self, n: u64) -> (usize, usize) {
         let mut rng = Rng::new(self.seed ^ n.wrapping_mul(0x9e37_79b9));
-        let largest = if n % 5 == 4 { 70.min(self.largest) } else { self.largest };
+        let largest = if n % 5 == 4 {
+            70.min(self.largest)
+        } else {
+            self.largest
+        };
         let len = rng.below(largest as u64 + 1) as usize;
-        (rng.below((self.pattern.len() - len) as u64 + 1) as usize, len)
+        (
+            rng.below((self.pattern.len() - len) as u64 + 1) as usize,
+            len,
+        )
     }
 
     /// Fills and commits as many slots as there is room for; says whether there was any.
@@ -535,7 +577,11 @@ impl Flow {
                     let (_, len) = self.shape(self.received);
                     assert_eq!(slot.len(), len, "length of slot {}", self.received);
                     let n = len.min(8);
-                    assert_eq!(slot[..n], self.received.to_le_bytes()[..n], "order of slots");
+                    assert_eq!(
+                        slot[..n],
+                        self.received.to_le_bytes()[..n],
+                        "order of slots"
+                    );
                     self.hash_out.update(&slot);
                     self.received += 1;
                     any = true;

@@ -99,11 +99,19 @@ fn transfer(rig: &mut Rig<mem::MemBackend>, bytes: u64, content: &[u8]) {
 
 fn nothing_is_allocated(policy: &str, level: Level, symbol_len: usize, bytes: u64) {
     let compression: Policy = policy.parse().expect("a policy");
-    let setup = Setup { symbol_len, level, compression, ..Setup::default() };
+    let setup = Setup {
+        symbol_len,
+        level,
+        compression,
+        ..Setup::default()
+    };
     let (a, b) = mem::pair(A, B, 64).expect("memory");
     let mut rig = Rig::new(a, b, None, &setup);
     for side in [&mut rig.a, &mut rig.b] {
-        side.tap().set_damage(Damage { drop: 0.01, cut: 0.0 });
+        side.tap().set_damage(Damage {
+            drop: 0.01,
+            cut: 0.0,
+        });
     }
     // Half text, half noise: the codec has something to do, and something to leave alone.
     let mut content = b"ninety-six slots to a lane ".repeat(rig.a.tx.slot_capacity() / 27 + 1);
@@ -120,14 +128,26 @@ fn nothing_is_allocated(policy: &str, level: Level, symbol_len: usize, bytes: u6
         transfer(&mut rig, bytes, &content);
         rig.now()
     });
-    assert_eq!(n, 0, "{n} allocations on the data path in {rounds} ns; the first:\n{at}");
+    assert_eq!(
+        n, 0,
+        "{n} allocations on the data path in {rounds} ns; the first:\n{at}"
+    );
     for side in [&rig.a, &rig.b] {
         side.assert_balanced("after the transfer");
         assert!(side.counter(Counter::PayloadBytesOut) >= bytes);
-        for c in [Counter::TxSymbolsRepair, Counter::RxSlotsDecoded, Counter::AcksSent] {
-            assert!(side.counter(c) > 0, "{} is zero: this tests nothing", c.name());
+        for c in [
+            Counter::TxSymbolsRepair,
+            Counter::RxSlotsDecoded,
+            Counter::AcksSent,
+        ] {
+            assert!(
+                side.counter(c) > 0,
+                "{} is zero: this tests nothing",
+                c.name()
+            );
         }
-        let packed = side.counter(Counter::BytesAfterCodec) < side.counter(Counter::BytesBeforeCodec);
+        let packed =
+            side.counter(Counter::BytesAfterCodec) < side.counter(Counter::BytesBeforeCodec);
         assert_eq!(packed, compression != Policy::None);
     }
     assert!(rig.a.tap().lost() > 0);
@@ -142,7 +162,12 @@ fn moving_data_without_compression() {
 #[test]
 fn moving_data_compressed() {
     for policy in ["lz4", "auto", "zstd:1", "deflate:1"] {
-        nothing_is_allocated(policy, Level::Fast, 1408, if policy == "lz4" { 64 << 20 } else { 8 << 20 });
+        nothing_is_allocated(
+            policy,
+            Level::Fast,
+            1408,
+            if policy == "lz4" { 64 << 20 } else { 8 << 20 },
+        );
     }
 }
 

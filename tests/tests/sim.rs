@@ -55,23 +55,44 @@ impl Scenario {
         let setup = Setup { seed, ..self.setup };
         let mut rig = Rig::over_sim(&net, INBOX, &setup);
         for side in [&mut rig.a, &mut rig.b] {
-            side.tap().set_damage(Damage { drop: 0.0, cut: self.cut });
+            side.tap().set_damage(Damage {
+                drop: 0.0,
+                cut: self.cut,
+            });
         }
         let largest = rig.a.tx.slot_capacity();
-        let mut flows =
-            [Flow::new(seed ^ 1, self.slots, largest), Flow::new(seed ^ 2, self.slots, largest)];
+        let mut flows = [
+            Flow::new(seed ^ 1, self.slots, largest),
+            Flow::new(seed ^ 2, self.slots, largest),
+        ];
         let mut dark = false;
         loop {
             if let Some((from, to)) = self.outage
                 && dark != (from..to).contains(&rig.now())
             {
                 dark = !dark;
-                net.set_link(A, B, Link { blackhole: dark, ..self.to_b });
-                net.set_link(B, A, Link { blackhole: dark, ..self.to_a });
+                net.set_link(
+                    A,
+                    B,
+                    Link {
+                        blackhole: dark,
+                        ..self.to_b
+                    },
+                );
+                net.set_link(
+                    B,
+                    A,
+                    Link {
+                        blackhole: dark,
+                        ..self.to_a
+                    },
+                );
             }
             let mut busy = flows[0].send(&mut rig.a.tx) | flows[1].send(&mut rig.b.tx);
             busy |= flows[0].receive(&mut rig.b.rx) | flows[1].receive(&mut rig.a.rx);
-            let witnessed = [&rig.a.tx, &rig.b.tx].iter().all(|t| t.slots_witnessed() == self.slots);
+            let witnessed = [&rig.a.tx, &rig.b.tx]
+                .iter()
+                .all(|t| t.slots_witnessed() == self.slots);
             if witnessed && flows.iter().all(Flow::complete) {
                 break;
             }
@@ -92,8 +113,14 @@ impl Scenario {
         let s = net.stats();
         assert_eq!(
             s.sent + s.duplicated,
-            s.delivered + s.lost + s.queue_full + s.too_long + s.blackholed + s.no_such_peer
-                + s.inbox_full + s.in_flight,
+            s.delivered
+                + s.lost
+                + s.queue_full
+                + s.too_long
+                + s.blackholed
+                + s.no_such_peer
+                + s.inbox_full
+                + s.in_flight,
             "frames in the network: {s:?}"
         );
         for side in [&rig.a, &rig.b] {
@@ -116,7 +143,11 @@ impl Scenario {
             resent(Counter::TxSymbolsRepair),
             resent(Counter::TxSymbolsResent),
         );
-        assert_eq!(rig.close(), [0, 0], "slot buffers are still lent after the close");
+        assert_eq!(
+            rig.close(),
+            [0, 0],
+            "slot buffers are still lent after the close"
+        );
     }
 }
 
@@ -134,16 +165,25 @@ fn check(s: &Scenario) {
 }
 
 fn loss(p: f64) -> Link {
-    Link { loss: p, ..Link::default() }
+    Link {
+        loss: p,
+        ..Link::default()
+    }
 }
 
 fn delay(ms: u64) -> Link {
-    Link { delay: ms * MS, ..Link::default() }
+    Link {
+        delay: ms * MS,
+        ..Link::default()
+    }
 }
 
 #[test]
 fn clean() {
-    check(&Scenario { slots: 1000, ..Scenario::new("clean", Link::default()) });
+    check(&Scenario {
+        slots: 1000,
+        ..Scenario::new("clean", Link::default())
+    });
 }
 
 #[test]
@@ -167,38 +207,62 @@ fn loss_of_ten_percent() {
 #[test]
 fn loss_of_thirty_percent() {
     let s = Scenario::new("loss 30 %", loss(0.3)).witness(&[Counter::RxSlotsDecoded]);
-    check(&Scenario { limit: 60_000 * MS, ..s });
+    check(&Scenario {
+        limit: 60_000 * MS,
+        ..s
+    });
 }
 
 #[test]
 fn loss_in_bursts() {
-    let link = Link { burst_start: 0.002, burst_end: 0.05, ..Link::default() };
+    let link = Link {
+        burst_start: 0.002,
+        burst_end: 0.05,
+        ..Link::default()
+    };
     check(&Scenario::new("bursts of about 20", link).witness(&[Counter::TxSymbolsRepair]));
 }
 
 #[test]
 fn loss_of_data_only_and_of_acknowledgements_only() {
     let clean = Link::default();
-    check(&Scenario { to_a: clean, ..Scenario::new("loss 10 % one way", loss(0.1)) });
-    check(&Scenario { to_b: clean, ..Scenario::new("loss 30 % other way", loss(0.3)) });
+    check(&Scenario {
+        to_a: clean,
+        ..Scenario::new("loss 10 % one way", loss(0.1))
+    });
+    check(&Scenario {
+        to_b: clean,
+        ..Scenario::new("loss 30 % other way", loss(0.3))
+    });
 }
 
 #[test]
 fn reordering() {
-    let link =
-        Link { reorder: 0.2, reorder_by: 300_000, jitter: 100_000, ..Link::default() };
+    let link = Link {
+        reorder: 0.2,
+        reorder_by: 300_000,
+        jitter: 100_000,
+        ..Link::default()
+    };
     check(&Scenario::new("reorder", link));
 }
 
 #[test]
 fn duplication() {
-    let link = Link { duplicate: 0.3, jitter: 50_000, ..Link::default() };
+    let link = Link {
+        duplicate: 0.3,
+        jitter: 50_000,
+        ..Link::default()
+    };
     check(&Scenario::new("duplicate", link).witness(&[Counter::RxReplayed]));
 }
 
 #[test]
 fn corruption() {
-    let link = Link { corrupt: 0.05, ..Link::default() };
+    let link = Link {
+        corrupt: 0.05,
+        ..Link::default()
+    };
     check(&Scenario::new("corrupt 5 %", link).witness(&[Counter::RxAuthFailed]));
 }
 
@@ -210,34 +274,64 @@ fn truncation() {
 
 #[test]
 fn delays() {
-    for (name, ms) in [("delay 1 ms", 1), ("delay 20 ms", 20), ("delay 100 ms", 100)] {
-        check(&Scenario { limit: 60_000 * MS, ..Scenario::new(name, delay(ms)) });
+    for (name, ms) in [
+        ("delay 1 ms", 1),
+        ("delay 20 ms", 20),
+        ("delay 100 ms", 100),
+    ] {
+        check(&Scenario {
+            limit: 60_000 * MS,
+            ..Scenario::new(name, delay(ms))
+        });
     }
 }
 
 #[test]
 fn delay_and_loss() {
-    let link = Link { loss: 0.02, ..delay(20) };
-    check(&Scenario { limit: 60_000 * MS, ..Scenario::new("delay 20 ms, loss 2 %", link) });
+    let link = Link {
+        loss: 0.02,
+        ..delay(20)
+    };
+    check(&Scenario {
+        limit: 60_000 * MS,
+        ..Scenario::new("delay 20 ms, loss 2 %", link)
+    });
 }
 
 #[test]
 fn a_bottleneck_with_a_short_queue() {
-    let link = Link { rate: 12_500_000, queue: 64 << 10, ..delay(5) };
-    check(&Scenario { limit: 60_000 * MS, ..Scenario::new("100 Mb/s, 64 KB queue", link) });
+    let link = Link {
+        rate: 12_500_000,
+        queue: 64 << 10,
+        ..delay(5)
+    };
+    check(&Scenario {
+        limit: 60_000 * MS,
+        ..Scenario::new("100 Mb/s, 64 KB queue", link)
+    });
 }
 
 #[test]
 fn a_blackhole_of_two_seconds() {
-    let link = Link { rate: 25_000_000, queue: 256 << 10, ..delay(1) };
+    let link = Link {
+        rate: 25_000_000,
+        queue: 256 << 10,
+        ..delay(1)
+    };
     let s = Scenario::new("blackhole 2 s", link);
-    check(&Scenario { outage: Some((20 * MS, 2020 * MS)), ..s });
+    check(&Scenario {
+        outage: Some((20 * MS, 2020 * MS)),
+        ..s
+    });
 }
 
 #[test]
 fn a_blackhole_from_the_start() {
     let s = Scenario::new("blackhole at start", delay(1));
-    check(&Scenario { outage: Some((0, 500 * MS)), ..s });
+    check(&Scenario {
+        outage: Some((0, 500 * MS)),
+        ..s
+    });
 }
 
 #[test]
@@ -252,16 +346,36 @@ fn everything_at_once() {
         jitter: 200_000,
         ..delay(2)
     };
-    let setup = Setup { level: Level::Full, symbol_len: 1408, ..Setup::default() };
-    let s = Scenario::new("everything", link)
-        .witness(&[Counter::RxAuthFailed, Counter::RxReplayed, Counter::RxSlotsDecoded]);
-    check(&Scenario { cut: 0.02, slots: 150, limit: 60_000 * MS, setup, ..s });
+    let setup = Setup {
+        level: Level::Full,
+        symbol_len: 1408,
+        ..Setup::default()
+    };
+    let s = Scenario::new("everything", link).witness(&[
+        Counter::RxAuthFailed,
+        Counter::RxReplayed,
+        Counter::RxSlotsDecoded,
+    ]);
+    check(&Scenario {
+        cut: 0.02,
+        slots: 150,
+        limit: 60_000 * MS,
+        setup,
+        ..s
+    });
 }
 
 #[test]
 fn a_window_of_one_slot_still_moves() {
-    let setup = Setup { window: 1, ..Setup::default() };
-    check(&Scenario { setup, slots: 60, ..Scenario::new("window of one", loss(0.05)) });
+    let setup = Setup {
+        window: 1,
+        ..Setup::default()
+    };
+    check(&Scenario {
+        setup,
+        slots: 60,
+        ..Scenario::new("window of one", loss(0.05))
+    });
 }
 
 #[test]
