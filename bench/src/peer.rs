@@ -7,6 +7,7 @@
 
 use crate::Result;
 use crate::baseline::{tcp, tls};
+use crate::ctp;
 use crate::contender::{Sample, Task};
 use ::tests::lab::{Host, Lab};
 use serde::de::DeserializeOwned;
@@ -29,8 +30,19 @@ pub struct Job {
     pub core: usize,
     /// TCP congestion control.
     pub congestion: String,
-    /// Encrypt with TLS 1.3.
-    pub tls: Option<tls::Credentials>,
+    /// What carries the bytes.
+    pub stack: Stack,
+}
+
+/// What carries the bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Stack {
+    /// Plain TCP.
+    Tcp,
+    /// TLS 1.3 over TCP.
+    Tls(tls::Credentials),
+    /// CTP-96.
+    Ctp(ctp::Setup),
 }
 
 /// The side of a run.
@@ -116,11 +128,13 @@ pub fn serve() -> Result<()> {
     std::io::stdin().lock().read_line(&mut line)?;
     let job: Job = serde_json::from_str(&line)?;
     pin(job.core)?;
-    let report = match (&job.role, &job.tls) {
-        (Role::Receive { bind }, None) => tcp::receive(&job, *bind)?,
-        (Role::Receive { bind }, Some(tls)) => tls::receive(&job, *bind, tls)?,
-        (Role::Send { to }, None) => tcp::send(&job, *to)?,
-        (Role::Send { to }, Some(tls)) => tls::send(&job, *to, tls)?,
+    let report = match (&job.role, &job.stack) {
+        (Role::Receive { bind }, Stack::Tcp) => tcp::receive(&job, *bind)?,
+        (Role::Receive { bind }, Stack::Tls(tls)) => tls::receive(&job, *bind, tls)?,
+        (Role::Receive { bind }, Stack::Ctp(setup)) => ctp::receive(&job, *bind, setup)?,
+        (Role::Send { to }, Stack::Tcp) => tcp::send(&job, *to)?,
+        (Role::Send { to }, Stack::Tls(tls)) => tls::send(&job, *to, tls)?,
+        (Role::Send { to }, Stack::Ctp(setup)) => ctp::send(&job, *to, setup)?,
     };
     say(&report)
 }
@@ -131,6 +145,17 @@ pub fn say(value: &impl Serialize) -> Result<()> {
     serde_json::to_writer(&mut out, value)?;
     out.write_all(b"\n")?;
     Ok(out.flush()?)
+}
+
+/// Prints where a node's time went to standard error.
+pub fn stages(side: &str, node: &ctp96::api::Node) {
+    let hists = node.registry().hists();
+    let rows = ctp96::obs::Hist::ALL.iter().zip(&hists);
+    let rows = rows.map(|(h, d)| (h.name(), ctp96::obs::Summary::of(d)));
+    eprintln!("{side}\n{}", ctp96::obs::text::hist_table(rows));
+    let counters = node.registry().counters();
+    eprintln!("{}", ctp96::obs::text::counter_table(&counters, false));
+    eprintln!("{:#?}", node.snapshot().lanes);
 }
 
 /// Pins the calling thread to one CPU.
@@ -147,24 +172,28 @@ pub fn run_pair(
     lab: &Lab,
     task: &Task,
     congestion: &str,
-    tls: Option<&tls::Credentials>,
+    stack: Stack,
 ) -> Result<Sample> {
-    let job = |role, core| Job {
+    let other = match &stack {
+        Stack::Ctp(setup) => Stack::Ctp(setup.swapped()),
+        same => same.clone(),
+    };
+    let job = |role, core, stack| Job {
         role,
         bytes: task.bytes,
         chunk: task.chunk,
         core,
         congestion: congestion.to_owned(),
-        tls: tls.cloned(),
+        stack,
     };
     let receive = Role::Receive {
         bind: lab.right.v4().into(),
     };
-    let mut receiver = Peer::spawn(&lab.right, &job(receive, task.receiver_core))?;
+    let mut receiver = Peer::spawn(&lab.right, &job(receive, task.receiver_core, stack))?;
     let ready: Ready = receiver.hear()?;
     let mut sender = Peer::spawn(
         &lab.left,
-        &job(Role::Send { to: ready.addr }, task.sender_core),
+        &job(Role::Send { to: ready.addr }, task.sender_core, other),
     )?;
     // A sender that failed ends here; dropping the receiver then ends it too.
     let sent: SideReport = sender.hear()?;

@@ -80,6 +80,7 @@ pub struct Lab {
     pub left: Host,
     /// The other end: 10.96.0.2, fd96::2.
     pub right: Host,
+    mtu: u32,
 }
 
 impl Lab {
@@ -97,7 +98,11 @@ impl Lab {
         );
         let left = Host::new(format!("{id}-a"), 1)?;
         let right = Host::new(format!("{id}-b"), 2)?;
-        let lab = Self { left, right };
+        let lab = Self {
+            left,
+            right,
+            mtu: config.mtu,
+        };
         let (a, b) = (lab.left.name(), lab.right.name());
         let pair = [
             "-n", a, "link", "add", LINK, "type", "veth", "peer", "name", LINK,
@@ -110,6 +115,11 @@ impl Lab {
             host.set_link_up(true)?;
         }
         Ok(lab)
+    }
+
+    /// MTU of both ends, bytes.
+    pub fn mtu(&self) -> u32 {
+        self.mtu
     }
 
     /// Both ends.

@@ -67,7 +67,10 @@ fn uses(source: &str, depth: usize) -> Vec<(usize, String)> {
                 if ups == depth + inline.len() {
                     roots(&tokens, i, &mut found);
                 }
-                i = i.saturating_sub(1);
+                if ups > 0 {
+                    // The token before the path's first name; a bare `super` is one token.
+                    i -= 1;
+                }
             }
             _ => {}
         }

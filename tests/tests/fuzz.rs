@@ -3,8 +3,10 @@
 //! the same after another turn of encoding.
 
 use ctp96::codec::{CodecId, Compressor, Decompressor, Policy};
+use ctp96::control::config::{Config, EXAMPLE};
 use ctp96::crypto::identity::{Identity, PublicKey};
 use ctp96::crypto::noise;
+use ctp96::wire::handshake::{self, Accept, Attestation, Params, Proposal};
 use ctp96::wire::{Ack, FrameKind, Header, Message, Report, control};
 use tests::fuzz::{DEFAULT_SEED, Plan, fuzz, fuzz_with, run};
 
@@ -132,6 +134,132 @@ fn control_messages() {
         }
         true
     });
+}
+
+#[test]
+fn handshake_frames() {
+    let corpus = [
+        [
+            &handshake::Frame::header(handshake::Kind::Offer, 0, 300)[..],
+            &[7; 300],
+        ]
+        .concat(),
+        [
+            &handshake::Frame::header(handshake::Kind::Accept, 9, 64)[..],
+            &[7; 64],
+        ]
+        .concat(),
+    ];
+    fuzz("handshake frame", &corpus, |input| {
+        let Ok(frame) = handshake::Frame::parse(input) else {
+            return false;
+        };
+        let header = handshake::Frame::header(frame.kind, frame.session, frame.body.len());
+        assert_eq!(
+            [&header[..], frame.body].concat(),
+            input,
+            "an accepted frame has one encoding"
+        );
+        assert!(handshake::is_handshake(input) && Header::parse(input).is_ok());
+        true
+    });
+}
+
+fn proposal() -> Proposal {
+    let attestation = Attestation {
+        suite: handshake::SUITE_AES_256_GCM,
+        witness: 1,
+        fail_closed: 1,
+        build: [4; 16],
+        receipt_key: [5; 32],
+    };
+    let params = Params {
+        session_index: 77,
+        lanes: 16,
+        cores: 2,
+        base_port: 9696,
+        symbol_len: 1408,
+        window_slots: 96,
+        boot_id: 3,
+        timestamp: 1 << 60,
+        attestation,
+    };
+    Proposal { refusal: 0, params }
+}
+
+#[test]
+fn handshake_payloads() {
+    let mut plain = Vec::new();
+    proposal().encode(&mut plain);
+    let mut padded = plain.clone();
+    handshake::push_extension(&mut padded, handshake::ext::MLKEM_KEY, &[1; 40]).unwrap();
+    handshake::pad(&mut padded, handshake::OFFER_PAYLOAD_MIN);
+    fuzz("handshake proposal", &[plain, padded], |input| {
+        let Ok(proposal) = Proposal::decode(input) else {
+            return false;
+        };
+        let mut again = Vec::new();
+        proposal.encode(&mut again);
+        assert_eq!(
+            again,
+            input[..again.len()],
+            "accepted parameters have one encoding"
+        );
+        assert_eq!(
+            handshake::timestamp_of(input),
+            Some(proposal.params.timestamp)
+        );
+        let _ = proposal.params.is_valid();
+        true
+    });
+    let accept = Accept {
+        refusal: 0,
+        lanes: 16,
+        window_slots: 96,
+        symbol_len: 1408,
+        initiator_index: 1,
+        responder_index: 2,
+        confirm: [9; 32],
+    };
+    fuzz("handshake accept", &[accept.encode().to_vec()], |input| {
+        let Ok(accept) = Accept::decode(input) else {
+            return false;
+        };
+        assert_eq!(
+            accept.encode()[..],
+            *input,
+            "an accepted answer has one encoding"
+        );
+        true
+    });
+}
+
+#[test]
+fn configurations() {
+    let default = Config::parse("").unwrap().to_toml().into_bytes();
+    let corpus = [Vec::new(), default, EXAMPLE.as_bytes().to_vec()];
+    // A parse of some kilobytes of TOML, twice where it is accepted: one in fifty.
+    fuzz_with(
+        "configuration",
+        Plan::from_env().share(50),
+        &corpus,
+        |input| {
+            let Ok(text) = std::str::from_utf8(input) else {
+                return false;
+            };
+            match Config::parse(text) {
+                Ok(config) => {
+                    let again = config.to_toml();
+                    assert_eq!(Config::parse(&again).unwrap().to_toml(), again);
+                    true
+                }
+                Err(e) => {
+                    assert!(!e.to_string().is_empty());
+                    false
+                }
+            }
+        },
+    );
 }
 
 #[test]

@@ -25,7 +25,7 @@ impl Contender for Tcp {
     }
 
     fn transfer(&self, lab: &Lab, task: &Task) -> Result<Sample> {
-        peer::run_pair(lab, task, &self.congestion, None)
+        peer::run_pair(lab, task, &self.congestion, peer::Stack::Tcp)
     }
 }
 

@@ -401,7 +401,7 @@ mod shared_memory {
         let echo = |mut x: mem::MemBackend, to: SocketAddr| {
             let (mut sent, mut got) = (0u64, 0u64);
             let mut out = Vec::with_capacity(16);
-            while got < 20_000 {
+            while got < 20_000 || sent < 20_000 {
                 while sent < 20_000 && sent < got + 500 && frame(&mut x, to, sent, 1448) {
                     sent += 1;
                 }

@@ -1,10 +1,10 @@
 //! What an operator can see of a node, taken without stopping a core.
 
 use crate::stage::LaneStatus;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Facts that stay the same while a node runs.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EngineInfo {
     /// Our public key, base64.
     pub public_key: String,
@@ -29,7 +29,7 @@ pub struct EngineInfo {
 }
 
 /// One lane core.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CoreInfo {
     /// Number.
     pub id: usize,
@@ -44,7 +44,7 @@ pub struct CoreInfo {
 }
 
 /// One lane of a session.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LaneInfo {
     /// Our index of the session.
     pub session: u32,
@@ -56,7 +56,7 @@ pub struct LaneInfo {
 }
 
 /// One session.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SessionInfo {
     /// Our index.
     pub index: u32,
@@ -81,7 +81,7 @@ pub struct SessionInfo {
 }
 
 /// Sessions and memory at one moment.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Seconds since the start.
     pub uptime_s: f64,

@@ -13,6 +13,7 @@ use ::loom::{
     thread,
 };
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     pin::pin,
     task::{Context, Poll, Wake, Waker},
@@ -44,15 +45,24 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn check(model: impl Fn() + Send + Sync + 'static) {
+/// Runs `model` over its interleavings and gives the set of its outcomes, so that each test can
+/// also say which ones it must have met.
+fn outcomes<O: Ord + Send + 'static>(model: impl Fn() -> O + Send + Sync + 'static) -> BTreeSet<O> {
+    let all = std::sync::Arc::new(std::sync::Mutex::new(BTreeSet::new()));
+    let seen = all.clone();
     let mut b = Builder::new();
-    b.preemption_bound = Some(4);
-    b.check(model);
+    b.preemption_bound = Some(3);
+    b.check(move || {
+        let outcome = model();
+        seen.lock().expect("no model panics here").insert(outcome);
+    });
+    let mut all = all.lock().expect("no model panics here");
+    std::mem::take(&mut *all)
 }
 
 #[test]
 fn ring_keeps_order_and_drops_the_rest() {
-    check(|| {
+    let seen = outcomes(|| {
         let (mut p, mut c) = spsc::<std::sync::Arc<u32>>(2);
         let count = std::sync::Arc::new(0);
         let item = count.clone();
@@ -78,12 +88,15 @@ fn ring_keeps_order_and_drops_the_rest() {
         }
         let pushed = producer.join().expect("the producer finishes");
         assert!(c.producer_gone() && c.len() == pushed - popped);
+        (pushed, popped)
     });
+    let all = [(2, 0), (2, 1), (2, 2), (3, 1), (3, 2)];
+    assert_eq!(seen, BTreeSet::from(all));
 }
 
 #[test]
 fn ring_moves_batches_around_the_end() {
-    check(|| {
+    let seen = outcomes(|| {
         let (mut p, mut c) = spsc::<u32>(2);
         // Start in the middle of the storage, so that the batches wrap.
         assert!(p.push(0).is_ok() && c.pop() == Some(0));
@@ -102,12 +115,14 @@ fn ring_moves_batches_around_the_end() {
         c.pop_into(&mut rest, 4);
         out.append(&mut rest);
         assert_eq!(out, (1..=pushed as u32).collect::<Vec<_>>());
+        pushed
     });
+    assert_eq!(seen, BTreeSet::from([2, 3, 4]));
 }
 
 #[test]
 fn a_thread_never_sleeps_through_a_notification() {
-    check(|| {
+    outcomes(|| {
         let shared = Arc::new((Notify::new(), AtomicBool::new(false)));
         let other = shared.clone();
         let waiter = thread::spawn(move || {
@@ -121,7 +136,7 @@ fn a_thread_never_sleeps_through_a_notification() {
 
 #[test]
 fn a_task_never_sleeps_through_a_notification() {
-    check(|| {
+    outcomes(|| {
         let shared = Arc::new((Notify::new(), AtomicBool::new(false)));
         let other = shared.clone();
         let task = thread::spawn(move || {
@@ -137,9 +152,7 @@ fn a_task_never_sleeps_through_a_notification() {
 
 #[test]
 fn a_task_sees_both_of_two_notifiers() {
-    let mut b = Builder::new();
-    b.preemption_bound = Some(2);
-    b.check(|| {
+    outcomes(|| {
         let shared = Arc::new((
             Notify::new(),
             AtomicBool::new(false),
@@ -166,7 +179,7 @@ fn a_task_sees_both_of_two_notifiers() {
 
 #[test]
 fn a_sleeper_sees_the_work_or_gets_the_signal() {
-    check(|| {
+    let seen = outcomes(|| {
         let shared = Arc::new((SleepFlag::new(), AtomicBool::new(false)));
         let other = shared.clone();
         let waker = thread::spawn(move || {
@@ -182,5 +195,8 @@ fn a_sleeper_sees_the_work_or_gets_the_signal() {
             !signalled,
             "one of the two ends the sleep"
         );
+        (saw_work, signalled)
     });
+    let all = [(true, false), (false, true), (true, true)];
+    assert_eq!(seen, BTreeSet::from(all));
 }

@@ -85,7 +85,7 @@ pub struct LaneEnds {
 }
 
 /// Figures of a lane for an operator; refreshed a few times a second.
-#[derive(Debug, Clone, Default, serde::Serialize)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct LaneStatus {
     /// Lane number.
     pub lane: u8,

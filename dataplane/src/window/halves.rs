@@ -17,29 +17,42 @@ use std::{cell::Cell, marker::PhantomData};
 
 struct Words<const N: usize> {
     words: [CachePadded<AtomicU64>; N],
+    /// loom remembers one last access of an atomic and forgets another thread's load when a load of
+    /// the same thread follows; a counter bumped before each access shows it all of them. It is
+    /// relaxed, so it orders nothing that the words themselves do not.
+    #[cfg(loom)]
+    probes: [AtomicU64; N],
     writer_gone: AtomicBool,
     reader_gone: AtomicBool,
 }
 
 impl<const N: usize> Words<N> {
     #[inline(always)]
+    fn at(&self, i: usize) -> &AtomicU64 {
+        #[cfg(loom)]
+        self.probes[i].fetch_add(1, Ordering::Relaxed);
+        &self.words[i]
+    }
+
+    #[inline(always)]
     fn is(&self, seq: u64, state: SlotState, order: Ordering) -> bool {
         let (i, generation) = place::<N>(seq);
-        word::is(self.words[i].load(order), generation, state)
+        word::is(self.at(i).load(order), generation, state)
     }
 
     /// Moves `seq` on by a plain store; the caller is the only one who may leave its state.
     #[inline(always)]
     fn set(&self, seq: u64, state: SlotState, order: Ordering) {
         let (i, generation) = place::<N>(seq);
-        self.words[i].store(pack(generation, state), order);
+        self.at(i).store(pack(generation, state), order);
     }
 
     #[inline(always)]
     fn leave_open(&self, seq: u64, to: SlotState) -> bool {
         let (i, generation) = place::<N>(seq);
         generation <= MAX_GENERATION
-            && self.words[i]
+            && self
+                .at(i)
                 .compare_exchange(
                     pack(generation, SlotState::Open),
                     pack(generation, to),
@@ -52,7 +65,7 @@ impl<const N: usize> Words<N> {
     #[inline(always)]
     fn state(&self, seq: u64) -> Option<SlotState> {
         let (i, generation) = place::<N>(seq);
-        let w = self.words[i].load(Ordering::Acquire);
+        let w = self.at(i).load(Ordering::Acquire);
         (word::generation(w) == generation).then(|| word::state(w))
     }
 }
@@ -71,6 +84,8 @@ pub fn window<T: Send, const N: usize>() -> (Writer<T, N>, Reader<T, N>) {
     const { assert!(N > 0, "a window has at least one slot") };
     let words = Arc::new(Words {
         words: std::array::from_fn(|_| CachePadded::new(AtomicU64::new(pack(0, SlotState::Free)))),
+        #[cfg(loom)]
+        probes: std::array::from_fn(|_| AtomicU64::new(0)),
         writer_gone: AtomicBool::new(false),
         reader_gone: AtomicBool::new(false),
     });
@@ -184,7 +199,7 @@ impl<T: Send, const N: usize> Writer<T, N> {
     pub fn reclaim(&mut self, seq: u64) -> Option<T> {
         let (i, generation) = place::<N>(seq);
         // A released cell is FREE in the next generation.
-        let w = self.words.words[i].load(Ordering::Acquire);
+        let w = self.words.at(i).load(Ordering::Acquire);
         if generation >= MAX_GENERATION || !word::is(w, generation + 1, SlotState::Free) {
             return None;
         }
@@ -307,7 +322,7 @@ impl<T: Send, const N: usize> Reader<T, N> {
             let (i, generation) = place::<N>(seq);
             // No overflow: `begin` lets no slot of MAX_GENERATION in.
             let next = pack(generation + 1, SlotState::Free);
-            self.words.words[i].store(next, Ordering::Release);
+            self.words.at(i).store(next, Ordering::Release);
         }
         ours
     }
@@ -350,7 +365,7 @@ impl<const N: usize> Observer<N> {
     /// at one common moment.
     pub fn snapshot(&self) -> [SlotView; N] {
         std::array::from_fn(|i| {
-            let w = self.0.words[i].load(Ordering::Relaxed);
+            let w = self.0.at(i).load(Ordering::Relaxed);
             let seq = word::generation(w)
                 .saturating_mul(N as u64)
                 .saturating_add(i as u64);

@@ -5,6 +5,10 @@
 
 use super::*;
 use ::loom::{cell::UnsafeCell, model::Builder, thread};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 struct Tracked(UnsafeCell<u64>);
 
@@ -24,15 +28,24 @@ impl Tracked {
     }
 }
 
-fn check(model: impl Fn() + Send + Sync + 'static) {
+/// Runs `model` over its interleavings and gives the set of its outcomes, so that each test can
+/// also say which ones it must have met.
+fn outcomes<O: Ord + Send + 'static>(model: impl Fn() -> O + Send + Sync + 'static) -> BTreeSet<O> {
+    let all = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = all.clone();
     let mut b = Builder::new();
     b.preemption_bound = Some(4);
-    b.check(model);
+    b.check(move || {
+        let outcome = model();
+        seen.lock().expect("no model panics here").insert(outcome);
+    });
+    let mut all = all.lock().expect("no model panics here");
+    std::mem::take(&mut *all)
 }
 
 #[test]
 fn publish_take_release_and_reuse() {
-    check(|| {
+    let seen = outcomes(|| {
         let (mut w, mut r) = window::<Tracked, 3>();
         let writer = thread::spawn(move || {
             // Out of order inside the window, as a receiver fills it.
@@ -48,27 +61,37 @@ fn publish_take_release_and_reuse() {
             };
             (w, reused)
         });
-        let mut seen = 0;
+        let mut taken = Vec::new();
         for seq in [0, 1, 3] {
             if r.take(seq) {
                 let v = r.get_mut(seq).expect("taken");
                 assert_eq!(v.get(), seq + 10);
                 v.set(0);
                 assert!(r.release(seq));
-                seen += 1;
+                taken.push(seq);
             }
         }
         let (mut w, reused) = writer.join().expect("the writer finishes");
         let ready = |&s: &u64| w.state(s) == Some(SlotState::Ready);
         let left = [0, 1, 3].iter().filter(|s| ready(s)).count();
-        assert_eq!(seen + left, 2 + usize::from(reused));
+        assert_eq!(taken.len() + left, 2 + usize::from(reused));
         assert!(w.begin(2, Tracked::new(2)).is_ok());
+        (taken, reused)
     });
+    // Slot 0 was published after slot 1, so whoever gets 0 gets 1 as well.
+    let all = [
+        (vec![], false),
+        (vec![1], false),
+        (vec![0, 1], false),
+        (vec![0, 1], true),
+        (vec![0, 1, 3], true),
+    ];
+    assert_eq!(seen, BTreeSet::from(all));
 }
 
 #[test]
 fn a_value_comes_back_through_reclaim() {
-    check(|| {
+    let seen = outcomes(|| {
         let (mut w, mut r) = window::<Tracked, 3>();
         assert!(w.begin(0, Tracked::new(1)).is_ok() && w.publish(0));
         let reader = thread::spawn(move || {
@@ -83,13 +106,14 @@ fn a_value_comes_back_through_reclaim() {
             assert!(w.begin(3, v).is_ok() && w.publish(3));
         }
         let got = reader.join().expect("the reader finishes");
-        assert!(got.is_none() || got == Some(Some(3)));
+        got
     });
+    assert_eq!(seen, BTreeSet::from([None, Some(Some(3))]));
 }
 
 #[test]
 fn an_open_slot_goes_to_exactly_one_of_the_two() {
-    check(|| {
+    let seen = outcomes(|| {
         let (mut w, mut r) = window::<Tracked, 3>();
         let reader = thread::spawn(move || {
             let got = r.take_open(0).then(|| {
@@ -120,5 +144,8 @@ fn an_open_slot_goes_to_exactly_one_of_the_two() {
                 assert_eq!(r.get(0).map(Tracked::get), Some(2));
             }
         }
+        (grown, got)
     });
+    let all = [(false, Some(1)), (true, Some(2)), (true, None)];
+    assert_eq!(seen, BTreeSet::from(all));
 }

@@ -7,7 +7,7 @@
 //!
 //! Sends carry MSG_DONTWAIT. They are complete when the submission returns, in order, and a full
 //! socket buffer shows as EAGAIN exactly as with `sendmmsg`. Zero-copy sends are not used: over
-//! loopback and veth the kernel copies them all the same and the notifications cost a third.
+//! loopback and veth the kernel copies them all the same and notifies on top of it.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,5 +1,6 @@
 //! Every key of the configuration with what it may hold, and where each stands in a file.
 
+use crate::control::nearest::nearest;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -262,13 +263,7 @@ fn header(section: &str) -> String {
 
 fn unknown_key(name: &str, section: &str, keys: &[(&str, &str)]) -> String {
     let what = format!("unknown key `{name}` in {}", header(section));
-    let nearest = keys
-        .iter()
-        .map(|(k, _)| (distance(name, k), *k))
-        .min_by_key(|(d, _)| *d);
-    if let Some((d, best)) = nearest
-        && d <= best.len().max(name.len()).div_ceil(3).max(1)
-    {
+    if let Some(best) = nearest(name, keys.iter().map(|(k, _)| *k)) {
         return format!("{what}; did you mean `{best}`?");
     }
     let elsewhere = SCHEMA
@@ -281,47 +276,9 @@ fn unknown_key(name: &str, section: &str, keys: &[(&str, &str)]) -> String {
     format!("{what}; valid keys are {}", valid.join(", "))
 }
 
-/// Edits between two names: insert, delete, replace, exchange of neighbours (optimal string
-/// alignment), case ignored. Long names are compared by their first 64 bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let bytes =
-        |s: &str| -> Vec<u8> { s.bytes().take(64).map(|c| c.to_ascii_lowercase()).collect() };
-    let (a, b) = (bytes(a), bytes(b));
-    let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let replace = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                let mut best = replace.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    best = best.min(rows[i - 2][j - 2] + 1);
-                }
-                best
-            };
-        }
-    }
-    rows[a.len()][b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn distances() {
-        for (a, b, d) in [
-            ("listen", "lissten", 1),
-            ("listen", "lsiten", 1),
-            ("Listen", "listen", 0),
-            ("", "abc", 3),
-            ("mtu", "port", 4),
-        ] {
-            assert_eq!(distance(a, b), d, "{a} {b}");
-            assert_eq!(distance(b, a), d);
-        }
-    }
 
     #[test]
     fn paths() {

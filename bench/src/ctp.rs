@@ -1,0 +1,131 @@
+//! CTP-96 as a contender: a node on each side, one lane core and the application on one CPU each.
+
+use crate::Result;
+use crate::baseline::Payload;
+use crate::contender::{Contender, Sample, Task};
+use crate::peer::{self, Job, Meter, Ready, SideReport};
+use ::tests::lab::Lab;
+use ctp96::api::{Node, NodeBuilder};
+use ctp96::codec::Policy;
+use ctp96::crypto::identity::Identity;
+use ctp96::engine::BackendChoice;
+use ctp96::verify::Level;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// A stall this long means that the other side is gone.
+const STALL: Duration = Duration::from_secs(30);
+
+/// How the nodes of a run are set up. The bytes are incompressible and compression is off, as it is
+/// for the baselines.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Setup {
+    /// Secret of this side's identity, made for the run.
+    secret: [u8; 32],
+    /// Secret of the other side's.
+    peer: [u8; 32],
+    /// Path MTU, bytes.
+    mtu: usize,
+    /// `auto`, `udp` or `io_uring`.
+    backend: String,
+    /// `fast` or `full`.
+    verify: String,
+}
+
+/// CTP-96 over UDP with one backend and one verification level.
+pub struct Ctp {
+    /// `auto`, `udp` or `io_uring`.
+    pub backend: String,
+    /// `fast` or `full`.
+    pub verify: String,
+}
+
+impl Contender for Ctp {
+    fn name(&self) -> String {
+        format!("ctp96 {} {}", self.backend, self.verify)
+    }
+
+    fn transfer(&self, lab: &Lab, task: &Task) -> Result<Sample> {
+        let (mut secret, mut peer) = ([0; 32], [0; 32]);
+        // Keys for one run between two processes of this bench; they protect nothing else.
+        for (i, b) in secret.iter_mut().chain(&mut peer).enumerate() {
+            *b = (i as u8).wrapping_mul(37) ^ std::process::id() as u8;
+        }
+        let setup = Setup {
+            secret,
+            peer,
+            mtu: lab.mtu() as usize,
+            backend: self.backend.clone(),
+            verify: self.verify.clone(),
+        };
+        peer::run_pair(lab, task, "bbr-like", peer::Stack::Ctp(setup))
+    }
+}
+
+impl Setup {
+    /// The same run seen from the other side.
+    pub fn swapped(&self) -> Setup {
+        Setup { secret: self.peer, peer: self.secret, ..self.clone() }
+    }
+
+    fn node(&self, core: usize, listen: SocketAddr, to: Option<SocketAddr>) -> Result<Node> {
+        let builder: NodeBuilder = Node::builder(Identity::from_secret(&self.secret));
+        let peer = Identity::from_secret(&self.peer).public();
+        Ok(builder
+            .listen(listen)
+            .peer("peer", peer, to)
+            .pin(&[core])
+            .mtu(self.mtu)
+            .lanes(1, 96)
+            .verify(self.verify.parse::<Level>()?)
+            .backend(match self.backend.as_str() {
+                "udp" => BackendChoice::Udp,
+                "io_uring" => BackendChoice::IoUring,
+                _ => BackendChoice::Auto,
+            })
+            .compression(Policy::None)
+            .start()?)
+    }
+}
+
+/// Sends the job's payload to `to`.
+pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
+    let any = SocketAddr::new(if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() }, 0);
+    let node = setup.node(job.core, any, Some(to))?;
+    let session = node.connect(&Identity::from_secret(&setup.peer).public(), STALL)?;
+    let (mut lane, _) = session.lane(0)?;
+    let mut payload = Payload::new(job.bytes, job.chunk.min(lane.slot_capacity()))?;
+    let meter = Meter::start()?;
+    while let Some(piece) = payload.next_piece() {
+        let mut slot = lane.claim(STALL)?;
+        slot[..piece.len()].copy_from_slice(piece);
+        slot.commit(piece.len());
+    }
+    lane.wait_witnessed(STALL)?;
+    let report = meter.stop(job.bytes);
+    if std::env::var_os("CTP96_BENCH_STAGES").is_some() {
+        peer::stages("send", &node);
+    }
+    report
+}
+
+/// Accepts one session and receives the job's payload.
+pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
+    let node = setup.node(job.core, SocketAddr::new(bind, 0), None)?;
+    peer::say(&Ready { addr: node.local_addr() })?;
+    let session = node.accept(STALL)?;
+    let (_, mut lane) = session.lane(0)?;
+    let meter = Meter::start()?;
+    let mut received = 0;
+    while received < job.bytes {
+        received += lane.slot(STALL)?.len() as u64;
+    }
+    let report = meter.stop(received);
+    if std::env::var_os("CTP96_BENCH_STAGES").is_some() {
+        peer::stages("receive", &node);
+    }
+    // The last witness must leave before the node does.
+    std::thread::sleep(Duration::from_millis(300));
+    report
+}
