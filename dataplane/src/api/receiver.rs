@@ -167,7 +167,6 @@ impl LaneReceiver {
 
     fn violation(&mut self, what: &'static str) -> RecvError {
         self.stats.counters.add(Counter::CoherenceViolations, 1);
-        self.shared.refused.fetch_add(1, Ordering::Release);
         self.shared.close(CloseReason::Violation);
         RecvError::Violation { slot: self.next, what }
     }
@@ -177,8 +176,10 @@ impl LaneReceiver {
         if self.finished {
             return Err(RecvError::Finished);
         }
-        // Once the core has let go of the lane it has counted what was not taken as dropped.
-        if self.reader.writer_gone() || !self.reader.take(self.next) {
+        if self.reader.state(self.next) != Some(SlotState::Ready)
+            || !self.shared.begin_take()
+            || !self.reader.take(self.next)
+        {
             return Err(match self.shared.closed() {
                 Some(r) => Closed(r).into(),
                 None => RecvError::WouldBlock,

@@ -8,7 +8,7 @@ use crate::base::limits::{MAX_LANES, MAX_SYMBOL_LEN};
 use crate::fec::Fec;
 use crate::obs::{Counter, Hist, ThreadStats};
 use crate::stage::{FrameCtx, Lane, SendCtx};
-use crate::wire::Header;
+use crate::wire::{Header, ParseError};
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -205,6 +205,8 @@ impl<B: Backend> Core<B> {
                 self.stats.counters.add(Counter::RxFrames, 1);
                 self.stats.counters.add(Counter::RxBytes, frame.len() as u64);
                 let exit = match Header::parse(frame) {
+                    Err(ParseError::Oversized) => Counter::RxOversized,
+                    Err(e) if e.is_foreign() => Counter::RxForeign,
                     Err(_) => Counter::RxMalformed,
                     Ok(h) if h.kind.is_handshake() => {
                         let e = CoreEvent::Handshake { from, bytes: frame.to_vec() };
@@ -220,7 +222,7 @@ impl<B: Backend> Core<B> {
                             _ => NO_LANE,
                         };
                         match self.lanes.get_mut(usize::from(place)) {
-                            Some(Some(lane)) if !lane.ended() => lane.on_frame(&h, frame, &mut ctx).counter(),
+                            Some(Some(lane)) => lane.on_frame(&h, frame, &mut ctx).counter(),
                             _ => Counter::RxForeign,
                         }
                     }
@@ -290,8 +292,7 @@ impl<B: Backend> Core<B> {
                 }
                 // A full queue leaves the lane for the next round.
                 if self.events.try_send(CoreEvent::LaneEnded { local_index: index, lane: number }).is_ok() {
-                    let (_, untaken) = lane.rx_pending();
-                    self.stats.counters.add(Counter::RxSlotsDroppedAtClose, untaken);
+                    self.stats.counters.add(Counter::RxSlotsDroppedAtClose, lane.end());
                     *place = None;
                     continue;
                 }

@@ -275,9 +275,8 @@ impl Lane {
 
     /// Slots begun and not yet complete, and slots complete and not yet taken.
     pub fn rx_pending(&self) -> (u64, u64) {
-        let open = if self.close_sent == 0 { self.rx.pending() as u64 } else { 0 };
-        let gone = self.shared.delivered.upto() + self.shared.refused.load(Ordering::Acquire);
-        (open, self.rx_ready.saturating_sub(gone))
+        let begun = if self.close_sent > 0 { 0 } else { self.rx.pending() as u64 };
+        (begun, self.rx_ready.saturating_sub(self.shared.taken()))
     }
 
     /// Adds what the protocol core has counted since the last call.
@@ -288,11 +287,6 @@ impl Lane {
         counters.add(Counter::PtoFired, pto - self.counted.pto);
         counters.add(Counter::EpochsRatcheted, epochs - self.counted.epochs);
         self.counted = Counted { pto, epochs };
-    }
-
-    /// Whether the peer has been told of the end of this lane: what still comes for it is foreign.
-    pub fn ended(&self) -> bool {
-        self.close_sent > 0
     }
 
     /// Slots taken from the application and not yet acknowledged.
@@ -337,6 +331,11 @@ impl Lane {
     /// Ends the lane for `reason`; the peer is told by the next `pump`.
     pub fn close(&mut self, reason: CloseReason) {
         self.shared.close(reason);
+    }
+
+    /// Closes the books of a finished lane: says how many complete slots nobody took.
+    pub fn end(&mut self) -> u64 {
+        self.rx_ready.saturating_sub(self.shared.end_takes())
     }
 
     /// Whether the lane has ended and the peer has been told often enough, or long enough ago.

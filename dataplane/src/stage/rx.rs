@@ -51,6 +51,8 @@ pub enum FrameExit {
     Control,
     /// A control frame that authenticated but does not parse.
     Malformed,
+    /// A frame for a lane that has ended.
+    Closed,
 }
 
 impl FrameExit {
@@ -66,6 +68,7 @@ impl FrameExit {
             FrameExit::AuthFailed => Counter::RxAuthFailed,
             FrameExit::Control => Counter::RxControl,
             FrameExit::Malformed => Counter::RxMalformed,
+            FrameExit::Closed => Counter::RxForeign,
         }
     }
 }
@@ -77,13 +80,23 @@ impl Lane {
         let Some((head, sealed)) = frame.split_first_chunk_mut::<HEADER_LEN>() else {
             return FrameExit::Malformed;
         };
+        if self.close_sent > 0 {
+            // The books of this lane are closed: what comes now belongs to no lane.
+            return FrameExit::Closed;
+        }
         let exit = match hdr.kind {
             FrameKind::Symbol => self.on_symbol(hdr, head, sealed, ctx),
             FrameKind::Control => self.on_control(hdr, head, sealed, ctx),
             _ => FrameExit::Malformed,
         };
-        if !matches!(exit, FrameExit::AuthFailed | FrameExit::Replayed | FrameExit::NoBuffer) {
+        let authentic = !matches!(
+            exit,
+            FrameExit::AuthFailed | FrameExit::Replayed | FrameExit::NoBuffer
+        );
+        // `now` is that of the batch, so this is one store for all its frames.
+        if authentic && self.last_rx != ctx.now {
             self.last_rx = ctx.now;
+            self.shared.session.last_rx.store(ctx.now, Ordering::Relaxed);
         }
         exit
     }
@@ -130,6 +143,7 @@ impl Lane {
         };
         let k = usize::from(hdr.k);
         let symbol = usize::from(hdr.symbol);
+        let mut lent_repair = false;
         let opened = {
             let target = match fresh.as_mut() {
                 Some(s) => Some(s),
@@ -141,6 +155,7 @@ impl Lane {
             } else {
                 if target.repair.is_none() {
                     target.repair = self.repair_free.pop();
+                    lent_repair = true;
                 }
                 match target.repair.as_mut() {
                     Some(buf) => (buf, (symbol - k) * len),
@@ -161,6 +176,9 @@ impl Lane {
             if let Some(s) = fresh {
                 self.rx_free.push(s.buf);
                 self.repair_free.extend(s.repair);
+            } else if lent_repair && let Some(s) = self.rx_writer.get_mut(slot) {
+                // A forged symbol must not pin the buffer that genuine ones need.
+                self.repair_free.extend(s.repair.take());
             }
             return FrameExit::AuthFailed;
         }

@@ -133,16 +133,19 @@ pub struct LaneShared {
     pub acked: AtomicU64,
     /// Slots below this were verified and taken by the peer's application (its witness).
     pub witnessed: AtomicU64,
-    /// Complete slots that failed verification and were never passed on.
-    pub refused: AtomicU64,
     /// The core wants to be woken when the application gives slots back.
     pub credit_wanted: AtomicBool,
     /// Since when sent data has waited for any answer, nanoseconds; 0 when none is owed.
     pub waiting_since: AtomicU64,
     /// Session-wide state.
     pub session: Arc<SessionShared>,
+    /// Slots that the application has taken; `TAKES_ENDED` once it may take no more.
+    takes: AtomicU64,
     closed: AtomicU32,
 }
+
+/// Set in `takes` by the core that lets go of a lane.
+const TAKES_ENDED: u64 = 1 << 63;
 
 impl LaneShared {
     /// State of a new, open lane.
@@ -155,12 +158,28 @@ impl LaneShared {
             delivered: Delivered::default(),
             acked: AtomicU64::new(0),
             witnessed: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
             credit_wanted: AtomicBool::new(false),
             waiting_since: AtomicU64::new(0),
             session,
+            takes: AtomicU64::new(0),
             closed: AtomicU32::new(0),
         }
+    }
+
+    /// Counts a slot that the application is about to take; false when the core has closed the
+    /// lane's books, and the slot counts as dropped at close.
+    pub fn begin_take(&self) -> bool {
+        self.takes.fetch_add(1, Ordering::AcqRel) & TAKES_ENDED == 0
+    }
+
+    /// Slots that the application has taken so far.
+    pub fn taken(&self) -> u64 {
+        self.takes.load(Ordering::Acquire) & !TAKES_ENDED
+    }
+
+    /// Lets the application take nothing more and says how many slots it took. Once only.
+    pub fn end_takes(&self) -> u64 {
+        self.takes.fetch_or(TAKES_ENDED, Ordering::AcqRel) & !TAKES_ENDED
     }
 
     /// Ends the lane; the first reason given stays. Wakes everybody who waits on it.

@@ -213,7 +213,6 @@ impl Lane {
         ctx.backend.commit(frame);
         ctx.counters.add(Counter::TxFrames, 1);
         ctx.counters.add(Counter::TxBytes, (len + FRAME_OVERHEAD) as u64);
-        sealed?;
         ctx.counters.add(
             match sym.kind {
                 SymbolKind::First => Counter::TxSymbolsFirst,
@@ -222,7 +221,7 @@ impl Lane {
             },
             1,
         );
-        Ok(true)
+        sealed.map(|()| true)
     }
 
     fn send_control<B: Backend>(&mut self, ctx: &mut SendCtx<B>) -> bool {
@@ -269,7 +268,6 @@ impl Lane {
             return false;
         }
         if self.close_sent == 0 {
-            self.close_at = ctx.now;
             let (pending, _) = self.rx_pending();
             ctx.counters.add(Counter::RxSlotsAbandoned, pending);
             ctx.counters.add(Counter::TxSlotsAbandoned, self.tx_pending());
