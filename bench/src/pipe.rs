@@ -240,6 +240,7 @@ fn end(
         tx_secret,
         rx_secret,
         level,
+        linger: ctp96::base::limits::SLOT_LINGER_NS,
         tx: LaneTxConfig {
             window_slots: 96,
             symbol_len: symbol_len as u16,
