@@ -66,7 +66,7 @@ impl Daemon {
         })
     }
 
-    /// Settings that have no effect, or not the expected one.
+    /// What will not work as it stands, but keeps nothing else from working.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }

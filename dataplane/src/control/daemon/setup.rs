@@ -1,6 +1,5 @@
 //! From a configuration to the settings of node and service.
 
-use crate::base::limits::{IDLE_CLOSE_NS, KEEPALIVE_NS, SLOT_LINGER_NS};
 use crate::control::config::{Backend, CcMode, Config, Cores, Peer, Repair};
 use crate::crypto::base64;
 use crate::crypto::identity::{Identity, IdentityError, PublicKey};
@@ -54,7 +53,7 @@ pub(super) struct Plan {
     pub engine: EngineConfig,
     pub service: ServiceConfig,
     pub sizes: Sizes,
-    /// Settings that have no effect, as sentences.
+    /// What will not work as it stands, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -75,6 +74,9 @@ impl Plan {
         engine.memory = Some(budget.unwrap_or(usize::MAX));
         engine.lanes = config.session.lanes;
         engine.window = config.session.window_slots;
+        engine.linger = config.session.linger_us * 1_000;
+        engine.keepalive = config.session.keepalive_s * 1_000_000_000;
+        engine.idle_close = config.session.idle_close_s * 1_000_000_000;
         engine.provider = match config.crypto.provider.name() {
             None => None,
             Some(name) => Some(
@@ -232,22 +234,6 @@ fn shared_key(path: &Path) -> Result<[u8; 32], String> {
 
 fn warnings(config: &Config) -> Vec<String> {
     let mut out = Vec::new();
-    let s = &config.session;
-    for (key, value, fixed) in [
-        ("linger_us", s.linger_us, SLOT_LINGER_NS / 1_000),
-        ("keepalive_s", s.keepalive_s, KEEPALIVE_NS / 1_000_000_000),
-        (
-            "idle_close_s",
-            s.idle_close_s,
-            IDLE_CLOSE_NS / 1_000_000_000,
-        ),
-    ] {
-        if value != fixed {
-            out.push(format!(
-                "session.{key} = {value} has no effect: this version keeps it at {fixed}"
-            ));
-        }
-    }
     for peer in &config.peers {
         for rule in &peer.recv {
             if !fs::metadata(&rule.path).is_ok_and(|m| m.is_dir()) {
@@ -315,7 +301,7 @@ mod tests {
         let other = Identity::from_secret(&[2; 32]).public();
         let config = dir.config(&format!(
             "cores = 1\nport = 1234\nmtu = 9000\nbackend = \"udp\"\n[memory]\nbudget = \
-             \"1GiB\"\n[session]\nlanes = 3\nkeepalive_s = 5\n[crypto]\nprovider = \
+             \"1GiB\"\n[session]\nlanes = 3\nkeepalive_s = 5\nlinger_us = 0\n[crypto]\nprovider = \
              \"aws-lc\"\n[verify]\nlevel = \"full\"\n[cc]\nmode = \"fixed:1GB/s\"\n[fec]\nrepair \
              = 4\n[[peer]]\nname = \"b\"\nkey = \"{other}\"\nendpoint = \
              \"127.0.0.1:9\"\n[[peer.recv]]\npath = \"/nonexistent/in\"\nmax_bytes = \"1GB\"\n"
@@ -345,8 +331,9 @@ mod tests {
         );
         let rule = &plan.service.receive[0];
         assert_eq!((rule.peer, rule.max_bytes), (other, Some(1_000_000_000)));
-        // One for the keepalive, one for the directory.
-        assert_eq!(plan.warnings.len(), 2, "{:?}", plan.warnings);
+        assert_eq!((e.linger, e.keepalive, e.idle_close), (0, 5_000_000_000, 30_000_000_000));
+        // The directory is not there yet.
+        assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
     }
 
     #[test]
