@@ -84,7 +84,9 @@ impl Live {
         for (i, (tx, rx)) in lanes.into_iter().enumerate() {
             let (a, b) = (live.clone(), live.clone());
             let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
-                std::thread::Builder::new().name(format!("ctp96-{name}-{index:x}-{i}")).spawn(f)
+                std::thread::Builder::new()
+                    .name(format!("ctp96-{name}-{index:x}-{i}"))
+                    .spawn(f)
             };
             let out = spawn("out", Box::new(move || lane_out(&a, i, tx)));
             let inn = spawn("in", Box::new(move || lane_in(&b, i, rx)));
@@ -111,6 +113,9 @@ impl Live {
         if self.stopping.load(Ordering::Acquire) {
             let why = lock(&self.why).clone();
             return Some(why.unwrap_or_else(|| "the session was closed".into()));
+        }
+        if self.shared.stopping.load(Ordering::Acquire) {
+            return Some("the service is stopping".into());
         }
         let reason = self.session.closed()?;
         if reason == CloseReason::Violation {
@@ -280,7 +285,10 @@ fn lane_out(live: &Live, lane: usize, mut tx: LaneSender) {
                 tx.set_compression(p);
             }
         }
-        match work.as_ref().map(|w| w.send_slot(&mut tx, &mut state, live)) {
+        match work
+            .as_ref()
+            .map(|w| w.send_slot(&mut tx, &mut state, live))
+        {
             Some(Step::Sent | Step::NoRoom) => continue,
             Some(Step::Closed) => break,
             Some(Step::Exhausted) => {
@@ -294,7 +302,11 @@ fn lane_out(live: &Live, lane: usize, mut tx: LaneSender) {
             && (lane != 0 || out.queue.is_empty())
             && !live.stopping.load(Ordering::Acquire);
         if idle {
-            drop(live.changed.wait_timeout(out, POLL).unwrap_or_else(PoisonError::into_inner));
+            drop(
+                live.changed
+                    .wait_timeout(out, POLL)
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
         }
     }
     live.changed.notify_all();

@@ -152,7 +152,10 @@ pub(crate) struct Shared {
     /// Whether this node verifies whole objects.
     full: bool,
     patience: Duration,
-    #[allow(clippy::type_complexity, reason = "a map from transfer to its waiting job")]
+    #[allow(
+        clippy::type_complexity,
+        reason = "a map from transfer to its waiting job"
+    )]
     suspended: Mutex<HashMap<(PublicKey, [u8; 32]), (Arc<Job>, Instant)>>,
     stopping: AtomicBool,
     links: Mutex<HashMap<PublicKey, Link>>,
@@ -221,7 +224,11 @@ impl Service {
             .name("ctp96-accept".into())
             .spawn(move || accept_sessions(&s))
             .map_err(ServiceError::Thread)?;
-        Ok(Service { shared, acceptor: Some(acceptor), _lock: file })
+        Ok(Service {
+            shared,
+            acceptor: Some(acceptor),
+            _lock: file,
+        })
     }
 
     /// Queues a job and returns at once. Jobs to the same peer run one after the other.

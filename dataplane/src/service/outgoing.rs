@@ -100,7 +100,12 @@ impl Outgoing {
             if !done[i] {
                 let there = have.partial.get(&(i as u32)).unwrap_or(&none);
                 for (a, b) in there.missing(e.size) {
-                    segments.push(Segment { start: total, index: i as u32, offset: a, len: b - a });
+                    segments.push(Segment {
+                        start: total,
+                        index: i as u32,
+                        offset: a,
+                        len: b - a,
+                    });
                     missing += b - a;
                     total += b - a;
                 }
@@ -168,7 +173,10 @@ impl Outgoing {
             let len = n as usize;
             let offset = s.offset + skip;
             advance(w, n);
-            if let Err(why) = w.reader.read(&self.origin, s.index, offset, &mut body[..len]) {
+            if let Err(why) = w
+                .reader
+                .read(&self.origin, s.index, offset, &mut body[..len])
+            {
                 self.give_up(s.index, &why, live);
                 continue;
             }
@@ -279,7 +287,8 @@ impl Conversation<'_> {
     }
 
     fn abort(&self, why: &str) {
-        self.live.post(Kind::Abort, self.tag, message::encode_reason(0, why));
+        self.live
+            .post(Kind::Abort, self.tag, message::encode_reason(0, why));
     }
 
     fn fail(&self, why: String) -> Outcome {
@@ -297,7 +306,12 @@ impl Conversation<'_> {
 pub(super) fn run(live: &Arc<Live>, p: &Prepared) -> Outcome {
     let tag = live.next_tag();
     let (tx, replies) = bounded(REPLIES);
-    let talk = Conversation { live, job: &p.job, replies, tag };
+    let talk = Conversation {
+        live,
+        job: &p.job,
+        replies,
+        tag,
+    };
     live.expect_replies(Some((tag, tx)));
     let outcome = converse(&talk, p);
     live.expect_replies(None);
@@ -368,9 +382,17 @@ fn refusal(body: &[u8]) -> String {
 }
 
 fn resumed_bytes(have: &HaveSet, o: &Origin) -> u64 {
-    let done = have.done.iter().flat_map(|&(first, count)| first..first + count);
+    let done = have
+        .done
+        .iter()
+        .flat_map(|&(first, count)| first..first + count);
     let whole: u64 = done.map(|i| o.entries[i as usize].size).sum();
-    whole + have.partial.values().map(super::extents::Extents::len).sum::<u64>()
+    whole
+        + have
+            .partial
+            .values()
+            .map(super::extents::Extents::len)
+            .sum::<u64>()
 }
 
 /// BLAKE3 of the objects, to compare with what receipts say.
@@ -381,7 +403,10 @@ struct Hashes {
 
 impl Hashes {
     fn new(n: usize, full: bool) -> Hashes {
-        Hashes { full, known: Mutex::new(vec![None; if full { n } else { 0 }]) }
+        Hashes {
+            full,
+            known: Mutex::new(vec![None; if full { n } else { 0 }]),
+        }
     }
 
     fn set(&self, index: u32, hash: [u8; 32]) {
@@ -400,13 +425,22 @@ impl Hashes {
 /// Tells the receiver which objects were sent whole, with their digests where wanted.
 fn say_ends(work: &Outgoing, ended: &Receiver<u32>, hashes: &Hashes, live: &Live) {
     let mut reader = OriginReader::default();
-    let mut room = if hashes.full { vec![0; 1 << 20] } else { Vec::new() };
+    let mut room = if hashes.full {
+        vec![0; 1 << 20]
+    } else {
+        Vec::new()
+    };
     let stop = || work.stop.load(Ordering::Relaxed) || live.ended().is_some();
     while !stop() {
-        let Ok(first) = ended.recv_timeout(POLL) else { continue };
+        let Ok(first) = ended.recv_timeout(POLL) else {
+            continue;
+        };
         let mut body = Vec::new();
         let began = Instant::now();
-        for index in std::iter::once(first).chain(ended.try_iter()).take(ENDS_BATCH) {
+        for index in std::iter::once(first)
+            .chain(ended.try_iter())
+            .take(ENDS_BATCH)
+        {
             let hash = if hashes.full {
                 match reader.hash(&work.origin, index, &mut room, stop) {
                     Ok(h) => {
@@ -445,7 +479,9 @@ fn watch(
         done[first as usize..(first + count) as usize].fill(true);
     }
     loop {
-        let Some((kind, body)) = talk.reply()? else { continue };
+        let Some((kind, body)) = talk.reply()? else {
+            continue;
+        };
         match kind {
             Kind::Progress => {
                 let (_, durable) = message::decode_progress(&body).ok_or_else(|| talk.broken())?;
@@ -454,8 +490,11 @@ fn watch(
             Kind::Done => {
                 let mut r = Reader(&body);
                 while !r.at_end() {
-                    let (index, receipt) = message::decode_done(&mut r).ok_or_else(|| talk.broken())?;
-                    let Some(seen) = done.get_mut(index as usize) else { return Err(talk.broken()) };
+                    let (index, receipt) =
+                        message::decode_done(&mut r).ok_or_else(|| talk.broken())?;
+                    let Some(seen) = done.get_mut(index as usize) else {
+                        return Err(talk.broken());
+                    };
                     let new = !std::mem::replace(seen, true);
                     take_done(talk, p, hashes, index, receipt, new);
                 }
@@ -477,7 +516,10 @@ fn watch(
                     JobState::Done
                 } else {
                     let first = s.error.unwrap_or_default();
-                    let why = format!("{} of {} objects failed: {first}", s.files_failed, s.files_total);
+                    let why = format!(
+                        "{} of {} objects failed: {first}",
+                        s.files_failed, s.files_total
+                    );
                     JobState::Failed { why }
                 };
                 p.job.update(|s| {
@@ -513,15 +555,26 @@ fn take_done(
         p.job.update(|s| s.files_done += u64::from(new));
         return;
     }
-    let checked = Receipt::from_json(receipt).map_err(|e| e.to_string()).and_then(|r| {
-        r.verify_from(&talk.live.session().peer_receipt_key()).map_err(|e| e.to_string())?;
-        let hash = if e.size == 0 { Some(*blake3::hash(&[]).as_bytes()) } else { hashes.get(index) };
-        let same = hash == Some(r.blake3);
-        if r.object != e.name || r.size != e.size || r.receiver != talk.live.session().peer() || !same {
-            return Err("it is about another object".into());
-        }
-        Ok(r)
-    });
+    let checked = Receipt::from_json(receipt)
+        .map_err(|e| e.to_string())
+        .and_then(|r| {
+            r.verify_from(&talk.live.session().peer_receipt_key())
+                .map_err(|e| e.to_string())?;
+            let hash = if e.size == 0 {
+                Some(*blake3::hash(&[]).as_bytes())
+            } else {
+                hashes.get(index)
+            };
+            let same = hash == Some(r.blake3);
+            if r.object != e.name
+                || r.size != e.size
+                || r.receiver != talk.live.session().peer()
+                || !same
+            {
+                return Err("it is about another object".into());
+            }
+            Ok(r)
+        });
     p.job.update(|s| match checked {
         Ok(r) => {
             s.files_done += u64::from(new);
@@ -532,7 +585,13 @@ fn take_done(
             s.receipts.push(r);
         }
         Err(why) => {
-            push_failure(s, format!("{}: the peer's receipt is not valid: {why}", p.origin.shown(index)));
+            push_failure(
+                s,
+                format!(
+                    "{}: the peer's receipt is not valid: {why}",
+                    p.origin.shown(index)
+                ),
+            );
         }
     });
 }
@@ -548,7 +607,10 @@ mod tests {
         let origin = Arc::new(Origin::generated(10_000_000, false));
         let mut have = HaveSet::default();
         have.partial.entry(0).or_default().add(5, 1_000_000);
-        have.partial.entry(0).or_default().add(9_999_999, 10_000_000);
+        have.partial
+            .entry(0)
+            .or_default()
+            .add(9_999_999, 10_000_000);
         let job = Jobs::default().create(Direction::Send, PublicKey([1; 32]));
         let (tx, ended) = unbounded();
         let o = Outgoing::new(1, job, origin, &have, tx, false, (1, None));

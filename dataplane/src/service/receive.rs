@@ -64,7 +64,13 @@ struct Receiving<'a> {
 }
 
 /// Runs until the transfer or its session ends.
-pub(super) fn run(shared: &Shared, live: &Live, inc: &Incoming, events: &Receiver<Event>, offer: &Offer) {
+pub(super) fn run(
+    shared: &Shared,
+    live: &Live,
+    inc: &Incoming,
+    events: &Receiver<Event>,
+    offer: &Offer,
+) {
     let mut entries = Vec::new();
     let job = shared.receive_job(live.session().peer(), &offer.id);
     let result = gather(inc, events, &mut entries).and_then(|()| {
@@ -76,9 +82,13 @@ pub(super) fn run(shared: &Shared, live: &Live, inc: &Incoming, events: &Receive
         Ok(state) => state,
         Err(Stop::Session) => {
             shared.suspend(live.session().peer(), offer.id, &job);
-            JobState::Waiting { why: "the session ended; the sender may come back".into() }
+            JobState::Waiting {
+                why: "the session ended; the sender may come back".into(),
+            }
         }
-        Err(Stop::Aborted(why)) => JobState::Failed { why: format!("given up by the sender: {why}") },
+        Err(Stop::Aborted(why)) => JobState::Failed {
+            why: format!("given up by the sender: {why}"),
+        },
         Err(Stop::Refused(why)) => {
             live.post_wait(Kind::Refuse, inc.tag, message::encode_reason(0, &why));
             JobState::Failed { why }
@@ -103,7 +113,8 @@ fn gather(inc: &Incoming, events: &Receiver<Event>, entries: &mut Vec<Entry>) ->
                 if bytes > MAX_MANIFEST {
                     return Err(Stop::Refused(manifest::ManifestError::TooLarge.to_string()));
                 }
-                manifest::decode_entries(&body, entries).map_err(|e| Stop::Refused(e.to_string()))?;
+                manifest::decode_entries(&body, entries)
+                    .map_err(|e| Stop::Refused(e.to_string()))?;
             }
             Ok(Event::Message(Kind::OfferEnd, _)) => return Ok(()),
             Ok(Event::Message(Kind::Abort, body)) => return Err(aborted(&body)),
@@ -131,11 +142,15 @@ fn receive(
     job: &Arc<Job>,
 ) -> Result<JobState, Stop> {
     let full = !offer.discard && (offer.full || shared.full);
-    let mut accepted = accept(&shared.cfg, &live.session().peer(), offer, entries, full)
-        .map_err(Stop::Refused)?;
+    let mut accepted =
+        accept(&shared.cfg, &live.session().peer(), offer, entries, full).map_err(Stop::Refused)?;
     let done = |s: &&Standing| **s == Standing::Done;
     let size_of = |i: usize| entries[i].size;
-    let there = accepted.standing.iter().enumerate().filter(|(_, s)| **s == Standing::Done);
+    let there = accepted
+        .standing
+        .iter()
+        .enumerate()
+        .filter(|(_, s)| **s == Standing::Done);
     let done_bytes: u64 = there.map(|(i, _)| size_of(i)).sum();
     let open = accepted.standing.len() - accepted.standing.iter().filter(done).count();
     let have = std::mem::take(&mut accepted.have);
@@ -210,11 +225,14 @@ impl Receiving<'_> {
                 self.whole.extend(new);
             }
             self.complete_whole();
-            let received = self.table().map_or(0, |t| t.received.load(Ordering::Relaxed));
+            let received = self
+                .table()
+                .map_or(0, |t| t.received.load(Ordering::Relaxed));
             let fresh = received - self.journalled.0;
             let late = self.journalled.1.elapsed() > JOURNAL_TIME && (fresh > 0 || self.moved);
             if fresh >= JOURNAL_BYTES || late {
-                self.journal().map_err(|e| Stop::Refused(self.no_write(&e.to_string())))?;
+                self.journal()
+                    .map_err(|e| Stop::Refused(self.no_write(&e.to_string())))?;
             }
             self.report(received);
             if self.open == 0 {
@@ -235,7 +253,11 @@ impl Receiving<'_> {
     }
 
     fn no_write(&self, why: &str) -> String {
-        let place = self.accepted.place.as_ref().map(|p| p.shown.display().to_string());
+        let place = self
+            .accepted
+            .place
+            .as_ref()
+            .map(|p| p.shown.display().to_string());
         format!(
             "it cannot write to {}: {why}; when that is mended, send again: what is stored there \
              already is not sent again",
@@ -281,7 +303,10 @@ impl Receiving<'_> {
     /// Drops an object and its partial bytes.
     fn give_up(&mut self, index: u32, why: &str) {
         let i = index as usize;
-        if !matches!(self.accepted.standing[i], Standing::Open | Standing::Compare) {
+        if !matches!(
+            self.accepted.standing[i],
+            Standing::Open | Standing::Compare
+        ) {
             return;
         }
         self.accepted.standing[i] = Standing::Failed;
@@ -303,7 +328,11 @@ impl Receiving<'_> {
 
     fn fail(&mut self, index: u32, why: &str) {
         self.give_up(index, why);
-        self.live.post_wait(Kind::Failed, self.inc.tag, message::encode_reason(index, why));
+        self.live.post_wait(
+            Kind::Failed,
+            self.inc.tag,
+            message::encode_reason(index, why),
+        );
     }
 
     /// Completes every object of which all bytes and the end are here.
@@ -325,11 +354,16 @@ impl Receiving<'_> {
     /// Gives objects their final names: digest, mode, time and data first, then the rename, then
     /// the directories. Only then are they reported as done.
     fn complete(&mut self, batch: &[u32]) {
-        let Accepted { place: Some(place), .. } = &self.accepted else {
+        let Accepted {
+            place: Some(place), ..
+        } = &self.accepted
+        else {
             self.say_done(batch.iter().map(|&i| (i, None)).collect());
             return;
         };
-        let Ok(staging) = place.staging.try_clone() else { return };
+        let Ok(staging) = place.staging.try_clone() else {
+            return;
+        };
         let together = batch.len() >= SYNC_ALL;
         let mut ready = Vec::with_capacity(batch.len());
         let mut failed = Vec::new();
@@ -370,7 +404,9 @@ impl Receiving<'_> {
         let text = |err: std::io::Error| err.to_string();
         let compare = self.accepted.standing[index as usize] == Standing::Compare;
         let file = if compare {
-            let Some(p) = &self.accepted.place else { return Ok(None) };
+            let Some(p) = &self.accepted.place else {
+                return Ok(None);
+            };
             let (dir, leaf) = split_name(&e.name);
             let dir = sys::open_dir_beneath(p.base.as_fd(), dir, false).map_err(text)?;
             Arc::new(sys::open_at(dir.as_fd(), leaf, libc::O_RDONLY, 0).map_err(text)?)
@@ -382,7 +418,9 @@ impl Receiving<'_> {
             }
         };
         if let Some(t) = self.table() {
-            t.objects[index as usize].open.store(false, Ordering::Release);
+            t.objects[index as usize]
+                .open
+                .store(false, Ordering::Release);
         }
         if file.metadata().map_err(text)?.len() != e.size {
             return Err("the stored object does not have its size; was it changed here?".into());
@@ -401,8 +439,10 @@ impl Receiving<'_> {
             hash = Some(ours);
         }
         if !compare {
-            file.set_permissions(Permissions::from_mode(e.mode & 0o777)).map_err(text)?;
-            file.set_times(FileTimes::new().set_modified(time_of(e.mtime_ns))).map_err(text)?;
+            file.set_permissions(Permissions::from_mode(e.mode & 0o777))
+                .map_err(text)?;
+            file.set_times(FileTimes::new().set_modified(time_of(e.mtime_ns)))
+                .map_err(text)?;
             if sync {
                 file.sync_all().map_err(text)?;
             }
@@ -428,7 +468,9 @@ impl Receiving<'_> {
     /// Renames an object to its final name, or makes a directory.
     fn place(&self, index: u32, dirs: &mut BTreeMap<String, OwnedFd>) -> std::io::Result<()> {
         let e = &self.entries[index as usize];
-        let Some(p) = &self.accepted.place else { return Ok(()) };
+        let Some(p) = &self.accepted.place else {
+            return Ok(());
+        };
         if self.accepted.standing[index as usize] == Standing::Compare {
             return Ok(());
         }
@@ -438,7 +480,10 @@ impl Receiving<'_> {
         }
         let (dir, leaf) = split_name(&e.name);
         if !dirs.contains_key(dir) {
-            dirs.insert(dir.to_owned(), sys::open_dir_beneath(p.base.as_fd(), dir, true)?);
+            dirs.insert(
+                dir.to_owned(),
+                sys::open_dir_beneath(p.base.as_fd(), dir, true)?,
+            );
         }
         if let Some(to) = dirs.get(dir) {
             sys::rename_at(p.staging.as_fd(), &part_name(index), to.as_fd(), leaf)?;
@@ -475,11 +520,15 @@ impl Receiving<'_> {
                 // Names in a manifest are never longer than a receipt allows.
                 Receipt::issue(&self.shared.cfg.identity, what).ok()
             });
-            let json = receipt.as_ref().and_then(|r| r.to_json().ok()).unwrap_or_default();
+            let json = receipt
+                .as_ref()
+                .and_then(|r| r.to_json().ok())
+                .unwrap_or_default();
             receipts.extend(receipt);
             message::encode_done(index, &json, &mut body);
             if body.len() > message::MAX_MESSAGE / 2 {
-                self.live.post_wait(Kind::Done, self.inc.tag, std::mem::take(&mut body));
+                self.live
+                    .post_wait(Kind::Done, self.inc.tag, std::mem::take(&mut body));
             }
         }
         if !body.is_empty() {
@@ -496,7 +545,9 @@ impl Receiving<'_> {
 
     /// Makes what was written durable and writes it down.
     fn journal(&mut self) -> std::io::Result<()> {
-        let (Some(t), Some(p)) = (self.inc.table.get(), &self.accepted.place) else { return Ok(()) };
+        let (Some(t), Some(p)) = (self.inc.table.get(), &self.accepted.place) else {
+            return Ok(());
+        };
         let received = t.received.load(Ordering::Relaxed);
         let dirty = std::mem::take(&mut *lock(&t.dirty));
         let dirty: Vec<_> = dirty
@@ -516,8 +567,13 @@ impl Receiving<'_> {
             sys::sync_fs(p.staging.as_fd())?;
         }
         let standing = self.accepted.standing.iter().enumerate();
-        let done = standing.filter(|(_, s)| **s == Standing::Done).map(|(i, _)| i as u32);
-        let j = Journal { done: ranges(done), partial: self.accepted.durable.clone() };
+        let done = standing
+            .filter(|(_, s)| **s == Standing::Done)
+            .map(|(i, _)| i as u32);
+        let j = Journal {
+            done: ranges(done),
+            partial: self.accepted.durable.clone(),
+        };
         j.store(p.staging.as_fd(), &self.offer.id)?;
         self.journalled = (received, Instant::now());
         self.moved = false;
@@ -527,20 +583,31 @@ impl Receiving<'_> {
     /// Tells sender and user how far it is, when that has changed.
     fn report(&mut self, received: u64) {
         let durable = match &self.accepted.place {
-            Some(_) => self.accepted.durable.values().map(|x| x.len()).sum::<u64>() + self.done_bytes,
+            Some(_) => {
+                self.accepted.durable.values().map(|x| x.len()).sum::<u64>() + self.done_bytes
+            }
             None => received,
         };
         if self.reported == (received, durable) {
             return;
         }
         self.reported = (received, durable);
-        self.live.post_wait(Kind::Progress, self.inc.tag, message::encode_progress(received, durable));
+        self.live.post_wait(
+            Kind::Progress,
+            self.inc.tag,
+            message::encode_progress(received, durable),
+        );
         self.job.sent.store(received, Ordering::Relaxed);
         self.job.update(|s| s.bytes_done = durable);
     }
 
     fn finish(&mut self) -> Result<JobState, Stop> {
-        let failed = self.accepted.standing.iter().filter(|s| **s == Standing::Failed).count();
+        let failed = self
+            .accepted
+            .standing
+            .iter()
+            .filter(|s| **s == Standing::Failed)
+            .count();
         if let Some(p) = &self.accepted.place {
             // Children before their parents: a mode without write permission must not stop us.
             for e in self.entries.iter().rev().filter(|e| e.is_dir()) {
@@ -548,16 +615,22 @@ impl Receiving<'_> {
                     File::from(d).set_permissions(Permissions::from_mode(e.mode & 0o777 | 0o700))
                 });
                 if let Err(err) = set {
-                    self.job.note(format!("{}: its mode could not be set: {err}", e.name));
+                    self.job
+                        .note(format!("{}: its mode could not be set: {err}", e.name));
                 }
             }
-            File::from(p.base.try_clone().map_err(|e| Stop::Refused(e.to_string()))?)
-                .sync_all()
-                .map_err(|e| Stop::Refused(self.no_write(&e.to_string())))?;
+            File::from(
+                p.base
+                    .try_clone()
+                    .map_err(|e| Stop::Refused(e.to_string()))?,
+            )
+            .sync_all()
+            .map_err(|e| Stop::Refused(self.no_write(&e.to_string())))?;
             // Nothing of it is needed any more. What cannot be removed does no harm.
             let _ = std::fs::remove_dir_all(&p.staging_path);
         }
-        self.live.post_wait(Kind::Finished, self.inc.tag, Vec::new());
+        self.live
+            .post_wait(Kind::Finished, self.inc.tag, Vec::new());
         if failed == 0 {
             return Ok(JobState::Done);
         }
@@ -569,5 +642,9 @@ impl Receiving<'_> {
 
 fn time_of(ns: i64) -> SystemTime {
     let d = Duration::from_nanos(ns.unsigned_abs());
-    if ns < 0 { UNIX_EPOCH - d } else { UNIX_EPOCH + d }
+    if ns < 0 {
+        UNIX_EPOCH - d
+    } else {
+        UNIX_EPOCH + d
+    }
 }
