@@ -102,7 +102,11 @@ fn open_place(rule: &ReceiveRule, rest: &str, id: &[u8; 32]) -> Result<Place, St
         sys::mkdir_at(root.as_fd(), STAGING, 0o700)?;
         let all = sys::open_dir_beneath(root.as_fd(), STAGING, false)?;
         sys::mkdir_at(all.as_fd(), &name, 0o700)?;
-        Ok(sys::open_dir_beneath(all.as_fd(), &name, false)?.into())
+        let staging = sys::open_dir_beneath(all.as_fd(), &name, false)?;
+        // A journal is worth nothing in a directory that a power cut takes away.
+        File::from(all).sync_all()?;
+        root.sync_all()?;
+        Ok(staging.into())
     };
     let deadline = Instant::now() + LOCK_WAIT;
     loop {

@@ -19,6 +19,9 @@ const OPEN_FILES: usize = 64;
 /// A lane hands over what it wrote in one run at least this often, bytes.
 const HAND_OVER: u64 = 4 << 20;
 
+/// Separate extents that one object may have: a sender in order has a few per lane.
+const MAX_PIECES: usize = 65_536;
+
 /// What a transfer's worker thread is told.
 pub(super) enum Event {
     /// A control message of the sender.
@@ -141,11 +144,16 @@ impl Incoming {
 
     fn hand_over(&self, table: &Table, index: u32, start: u64, end: u64) {
         let o = &table.objects[index as usize];
-        let whole = {
+        let (whole, pieces) = {
             let mut w = lock(&o.written);
             w.add(start, end);
-            w.covers(o.size)
+            (w.covers(o.size), w.ranges().len())
         };
+        if pieces > MAX_PIECES {
+            o.open.store(false, Ordering::Release);
+            let why = "the sender sends an object in more than 65536 scattered pieces";
+            let _ = self.events.send(Event::Broken(why.into()));
+        }
         table.received.fetch_add(end - start, Ordering::Relaxed);
         if table.staging.is_some() {
             lock(&table.dirty).insert(index);

@@ -2,10 +2,10 @@
 //! jobs that we send, and getting a session back when it is lost.
 
 use super::Shared;
+use super::converse::{self, Outcome, Prepared};
 use super::job::{Direction, Job, JobState};
 use super::live::{Live, join_all};
 use super::manifest::{Offer, total, transfer_id};
-use super::outgoing::{self, Outcome, Prepared};
 use super::source::Origin;
 use super::{Dest, SendJob, Source};
 use crate::api::Session;
@@ -24,6 +24,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(100);
+/// As [`TICK`], while there is neither a session nor a job.
+const RESTING: Duration = Duration::from_secs(5);
 
 /// What a link is told.
 pub(super) enum Order {
@@ -97,10 +99,7 @@ impl Link {
 impl Runner {
     fn run(mut self) {
         while !self.stopping {
-            match self
-                .orders
-                .recv_timeout(if self.ready() { Duration::ZERO } else { TICK })
-            {
+            match self.orders.recv_timeout(self.pause()) {
                 Ok(o) => self.take(o),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.stopping = true,
@@ -134,9 +133,13 @@ impl Runner {
         }
     }
 
-    /// Whether a job can run at once.
-    fn ready(&self) -> bool {
-        !self.queue.is_empty() && self.used.is_some()
+    /// How long nothing but a new order is of interest.
+    fn pause(&self) -> Duration {
+        match (self.queue.is_empty(), &self.used) {
+            (false, Some(_)) => Duration::ZERO,
+            (true, None) => RESTING,
+            _ => TICK,
+        }
     }
 
     fn take(&mut self, order: Order) {
@@ -283,7 +286,7 @@ impl Runner {
             }
         }
         let Some(p) = &mut q.prepared else { return };
-        let outcome = outgoing::run(&u.live, p);
+        let outcome = converse::run(&u.live, p);
         u.last_used = Instant::now();
         self.backoff = BACKOFF.0;
         match outcome {

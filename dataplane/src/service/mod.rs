@@ -55,6 +55,8 @@
 //! following links, so nothing leads out of a receive root.
 
 mod accept;
+mod complete;
+mod converse;
 pub mod extents;
 mod incoming;
 mod job;
@@ -82,6 +84,7 @@ use incoming::lock;
 use job::{Job, Jobs};
 use link::{Link, Order};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -167,14 +170,13 @@ impl Shared {
         if self.stopping.load(Ordering::Acquire) {
             return Err(ServiceError::Stopped);
         }
-        if !links.contains_key(&peer) {
-            let link = Link::start(self.clone(), peer).map_err(ServiceError::Thread)?;
-            links.insert(peer, link);
-        }
-        match links.get(&peer) {
-            Some(l) => l.orders.send(order).map_err(|_| ServiceError::Stopped),
-            None => Err(ServiceError::Stopped),
-        }
+        let link = match links.entry(peer) {
+            Entry::Occupied(e) => e.into_mut(),
+            Entry::Vacant(e) => {
+                e.insert(Link::start(self.clone(), peer).map_err(ServiceError::Thread)?)
+            }
+        };
+        link.orders.send(order).map_err(|_| ServiceError::Stopped)
     }
 }
 

@@ -3,22 +3,20 @@
 use super::accept::{Accepted, Standing, accept};
 use super::incoming::{Event, Incoming, Table, lock, part_name};
 use super::job::{Job, JobState, push_failure};
-use super::journal::{Journal, ranges};
 use super::live::Live;
 use super::manifest::{self, Entry, MAX_MANIFEST, Offer};
 use super::message::{self, End, Reader};
-use super::path::split_name;
 use super::record::Kind;
 use super::{Shared, sys};
 use crate::crypto::receipt::{Receipt, Statement};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, FileTimes, Permissions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::HashMap;
+use std::fs::{File, Permissions};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// Bytes after which what was written is made durable and journalled.
 const JOURNAL_BYTES: u64 = 64 << 20;
@@ -26,9 +24,8 @@ const JOURNAL_BYTES: u64 = 64 << 20;
 const JOURNAL_TIME: Duration = Duration::from_secs(2);
 /// How often the worker looks around, and reports.
 const TICK: Duration = Duration::from_millis(200);
-/// Objects in one batch of completions; from [`SYNC_ALL`] on they are synced by one `syncfs`.
+/// Objects in one batch of completions.
 const BATCH: usize = 256;
-const SYNC_ALL: usize = 32;
 
 /// Why the worker ends before the transfer does.
 enum Stop {
@@ -42,25 +39,25 @@ enum Stop {
     Cancelled,
 }
 
-struct Receiving<'a> {
-    shared: &'a Shared,
-    live: &'a Live,
-    inc: &'a Incoming,
-    job: &'a Arc<Job>,
-    offer: &'a Offer,
-    entries: &'a [Entry],
-    full: bool,
-    accepted: Accepted,
+pub(super) struct Receiving<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) live: &'a Live,
+    pub(super) inc: &'a Incoming,
+    pub(super) job: &'a Arc<Job>,
+    pub(super) offer: &'a Offer,
+    pub(super) entries: &'a [Entry],
+    pub(super) full: bool,
+    pub(super) accepted: Accepted,
     /// What the sender said about objects that it sent whole.
-    ends: HashMap<u32, Option<[u8; 32]>>,
+    pub(super) ends: HashMap<u32, Option<[u8; 32]>>,
     /// Objects that are whole here and may wait for their end.
-    whole: Vec<u32>,
-    open: usize,
-    done_bytes: u64,
-    journalled: (u64, Instant),
+    pub(super) whole: Vec<u32>,
+    pub(super) open: usize,
+    pub(super) done_bytes: u64,
+    pub(super) journalled: (u64, Instant),
     /// Whether objects were completed since the last journal.
-    moved: bool,
-    reported: (u64, u64),
+    pub(super) moved: bool,
+    pub(super) reported: (u64, u64),
 }
 
 /// Runs until the transfer or its session ends.
@@ -203,7 +200,7 @@ fn receive(
 }
 
 impl Receiving<'_> {
-    fn table(&self) -> Option<&Table> {
+    pub(super) fn table(&self) -> Option<&Table> {
         self.inc.table.get()
     }
 
@@ -326,7 +323,7 @@ impl Receiving<'_> {
         self.job.update(|s| push_failure(s, text));
     }
 
-    fn fail(&mut self, index: u32, why: &str) {
+    pub(super) fn fail(&mut self, index: u32, why: &str) {
         self.give_up(index, why);
         self.live.post_wait(
             Kind::Failed,
@@ -351,150 +348,7 @@ impl Receiving<'_> {
         }
     }
 
-    /// Gives objects their final names: digest, mode, time and data first, then the rename, then
-    /// the directories. Only then are they reported as done.
-    fn complete(&mut self, batch: &[u32]) {
-        let Accepted {
-            place: Some(place), ..
-        } = &self.accepted
-        else {
-            self.say_done(batch.iter().map(|&i| (i, None)).collect());
-            return;
-        };
-        let Ok(staging) = place.staging.try_clone() else {
-            return;
-        };
-        let together = batch.len() >= SYNC_ALL;
-        let mut ready = Vec::with_capacity(batch.len());
-        let mut failed = Vec::new();
-        for &i in batch {
-            match self.prepare(i, !together) {
-                Ok(hash) => ready.push((i, hash)),
-                Err(why) => failed.push((i, why)),
-            }
-        }
-        if together && let Err(e) = sys::sync_fs(staging.as_fd()) {
-            failed.extend(ready.drain(..).map(|(i, _)| (i, e.to_string())));
-        }
-        let mut dirs: BTreeMap<String, OwnedFd> = BTreeMap::new();
-        let mut done = Vec::with_capacity(ready.len());
-        for (i, hash) in ready {
-            match self.place(i, &mut dirs) {
-                Ok(()) => done.push((i, hash)),
-                Err(e) => failed.push((i, format!("cannot be put in place: {e}"))),
-            }
-        }
-        for (_, fd) in dirs {
-            if let Err(e) = File::from(fd).sync_all() {
-                failed.extend(done.drain(..).map(|(i, _)| (i, e.to_string())));
-            }
-        }
-        for (i, why) in failed {
-            self.fail(i, &why);
-        }
-        self.say_done(done);
-    }
-
-    /// Checks an object and makes its bytes durable (unless the caller does it for many at once).
-    fn prepare(&mut self, index: u32, sync: bool) -> Result<Option<[u8; 32]>, String> {
-        let e = &self.entries[index as usize];
-        if e.is_dir() {
-            return Ok(None);
-        }
-        let text = |err: std::io::Error| err.to_string();
-        let compare = self.accepted.standing[index as usize] == Standing::Compare;
-        let file = if compare {
-            let Some(p) = &self.accepted.place else {
-                return Ok(None);
-            };
-            let (dir, leaf) = split_name(&e.name);
-            let dir = sys::open_dir_beneath(p.base.as_fd(), dir, false).map_err(text)?;
-            Arc::new(sys::open_at(dir.as_fd(), leaf, libc::O_RDONLY, 0).map_err(text)?)
-        } else {
-            match self.table().map(|t| t.part(index)) {
-                Some(Ok(Some(f))) => f,
-                Some(Err(err)) => return Err(text(err)),
-                _ => return Ok(None),
-            }
-        };
-        if let Some(t) = self.table() {
-            t.objects[index as usize]
-                .open
-                .store(false, Ordering::Release);
-        }
-        if file.metadata().map_err(text)?.len() != e.size {
-            return Err("the stored object does not have its size; was it changed here?".into());
-        }
-        let mut hash = None;
-        if self.full {
-            let ours = self.hash(&file)?;
-            let theirs = match (e.size, self.ends.get(&index)) {
-                (0, _) => ours,
-                (_, Some(Some(h))) => *h,
-                _ => return Err("the sender gave no digest".into()),
-            };
-            if ours != theirs {
-                return Err("BLAKE3 of what was stored differs from the sender's".into());
-            }
-            hash = Some(ours);
-        }
-        if !compare {
-            file.set_permissions(Permissions::from_mode(e.mode & 0o777))
-                .map_err(text)?;
-            file.set_times(FileTimes::new().set_modified(time_of(e.mtime_ns)))
-                .map_err(text)?;
-            if sync {
-                file.sync_all().map_err(text)?;
-            }
-        }
-        Ok(hash)
-    }
-
-    fn hash(&self, file: &Arc<File>) -> Result<[u8; 32], String> {
-        use std::os::unix::fs::FileExt;
-        let mut h = blake3::Hasher::new();
-        let mut buf = vec![0; 1 << 20];
-        let mut at = 0;
-        loop {
-            let n = file.read_at(&mut buf, at).map_err(|e| e.to_string())?;
-            if n == 0 {
-                return Ok(*h.finalize().as_bytes());
-            }
-            h.update(&buf[..n]);
-            at += n as u64;
-        }
-    }
-
-    /// Renames an object to its final name, or makes a directory.
-    fn place(&self, index: u32, dirs: &mut BTreeMap<String, OwnedFd>) -> std::io::Result<()> {
-        let e = &self.entries[index as usize];
-        let Some(p) = &self.accepted.place else {
-            return Ok(());
-        };
-        if self.accepted.standing[index as usize] == Standing::Compare {
-            return Ok(());
-        }
-        if e.is_dir() {
-            sys::open_dir_beneath(p.base.as_fd(), &e.name, true)?;
-            return Ok(());
-        }
-        let (dir, leaf) = split_name(&e.name);
-        if !dirs.contains_key(dir) {
-            dirs.insert(
-                dir.to_owned(),
-                sys::open_dir_beneath(p.base.as_fd(), dir, true)?,
-            );
-        }
-        if let Some(to) = dirs.get(dir) {
-            sys::rename_at(p.staging.as_fd(), &part_name(index), to.as_fd(), leaf)?;
-        }
-        if let Some(t) = self.table() {
-            t.close(index);
-        }
-        Ok(())
-    }
-
-    fn say_done(&mut self, done: Vec<(u32, Option<[u8; 32]>)>) {
+    pub(super) fn say_done(&mut self, done: Vec<(u32, Option<[u8; 32]>)>) {
         let mut body = Vec::new();
         let mut bytes = 0;
         let mut receipts = Vec::new();
@@ -541,43 +395,6 @@ impl Receiving<'_> {
             s.files_done += n;
             s.receipts.extend(receipts);
         });
-    }
-
-    /// Makes what was written durable and writes it down.
-    fn journal(&mut self) -> std::io::Result<()> {
-        let (Some(t), Some(p)) = (self.inc.table.get(), &self.accepted.place) else {
-            return Ok(());
-        };
-        let received = t.received.load(Ordering::Relaxed);
-        let dirty = std::mem::take(&mut *lock(&t.dirty));
-        let dirty: Vec<_> = dirty
-            .into_iter()
-            .filter(|&i| self.accepted.standing[i as usize] == Standing::Open)
-            // Taken before the sync: what is written meanwhile counts the next time.
-            .map(|i| (i, lock(&t.objects[i as usize].written).clone()))
-            .collect();
-        let together = dirty.len() >= SYNC_ALL;
-        for (i, x) in dirty {
-            if !together && let Some(f) = t.part(i)? {
-                f.sync_data()?;
-            }
-            self.accepted.durable.insert(i, x);
-        }
-        if together {
-            sys::sync_fs(p.staging.as_fd())?;
-        }
-        let standing = self.accepted.standing.iter().enumerate();
-        let done = standing
-            .filter(|(_, s)| **s == Standing::Done)
-            .map(|(i, _)| i as u32);
-        let j = Journal {
-            done: ranges(done),
-            partial: self.accepted.durable.clone(),
-        };
-        j.store(p.staging.as_fd(), &self.offer.id)?;
-        self.journalled = (received, Instant::now());
-        self.moved = false;
-        Ok(())
     }
 
     /// Tells sender and user how far it is, when that has changed.
@@ -637,14 +454,5 @@ impl Receiving<'_> {
         let first = self.job.status().error.unwrap_or_default();
         let why = format!("{failed} of {} objects failed: {first}", self.entries.len());
         Ok(JobState::Failed { why })
-    }
-}
-
-fn time_of(ns: i64) -> SystemTime {
-    let d = Duration::from_nanos(ns.unsigned_abs());
-    if ns < 0 {
-        UNIX_EPOCH - d
-    } else {
-        UNIX_EPOCH + d
     }
 }
