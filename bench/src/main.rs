@@ -5,6 +5,7 @@ mod contender;
 mod ctp;
 mod host;
 mod peer;
+mod pipe;
 mod stats;
 mod transfer;
 mod units;
@@ -36,6 +37,30 @@ enum Command {
         ctp: Vec<String>,
         #[command(flatten)]
         link: Link,
+    },
+    /// Seal on one core and open on the other over shared memory, against the bare AEAD calls.
+    Pipe {
+        /// MTUs whose symbol lengths are used, bytes.
+        #[arg(long, value_delimiter = ',', default_value = "1500,9000")]
+        mtu: Vec<u32>,
+        /// Payload of one run.
+        #[arg(long, value_parser = units::parse_bytes, default_value = "4GiB")]
+        bytes: u64,
+        /// Rounds; the median is reported.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+        /// Verification level: fast or full.
+        #[arg(long, default_value = "fast")]
+        verify: String,
+        /// CPU that seals.
+        #[arg(long, default_value_t = 0)]
+        sender_core: usize,
+        /// CPU that opens.
+        #[arg(long, default_value_t = 1)]
+        receiver_core: usize,
+        /// Print everything measured as JSON instead of the table.
+        #[arg(long)]
+        json: bool,
     },
     /// Only what users pick today, with a choice of congestion controls (needs root).
     Baseline {
@@ -84,6 +109,25 @@ struct Link {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Peer => peer::serve(),
+        Command::Pipe {
+            mtu,
+            bytes,
+            runs,
+            verify,
+            sender_core,
+            receiver_core,
+            json,
+        } => pipe(
+            &pipe::Plan {
+                mtus: mtu,
+                bytes,
+                runs,
+                verify,
+                sender_core,
+                receiver_core,
+            },
+            json,
+        ),
         Command::Transfer { ctp, link } => compare(&link, &["cubic".to_owned()], &ctp),
         Command::Baseline { congestion, link } => compare(&link, &congestion, &[]),
     };
@@ -96,12 +140,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// The rows of a comparison, in the order in which they run.
+type Contenders = Vec<Box<dyn Contender>>;
+
 /// The rows of a comparison over TCP's `congestion` controls, the first of which is the reference.
-fn baselines(congestion: &[String]) -> Result<(Vec<Box<dyn Contender>>, Vec<String>)> {
+fn baselines(congestion: &[String]) -> Result<(Contenders, Vec<String>)> {
     let offered = tcp::available();
     let (provider, rates) = tls::calibrate()?;
     let credentials = tls::Credentials::new(provider)?;
-    let mut rows: Vec<Box<dyn Contender>> = Vec::new();
+    let mut rows = Contenders::new();
     for (i, name) in congestion.iter().enumerate() {
         if !offered.contains(name) {
             return Err(format!("this kernel offers {}, not {name}", offered.join(", ")).into());
@@ -125,10 +172,27 @@ fn baselines(congestion: &[String]) -> Result<(Vec<Box<dyn Contender>>, Vec<Stri
     Ok((rows, vec![note]))
 }
 
-fn compare(link: &Link, congestion: &[String], ctp: &[String]) -> Result<()> {
+/// Why figures of this build would mislead.
+fn refuse_debug() -> Result<()> {
     if cfg!(debug_assertions) {
         return Err("figures need a release build: cargo run --release -p ctp96-bench".into());
     }
+    Ok(())
+}
+
+fn pipe(plan: &pipe::Plan, json: bool) -> Result<()> {
+    refuse_debug()?;
+    let report = pipe::run(plan, |line| eprintln!("{line}"))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}", report.table());
+    }
+    Ok(())
+}
+
+fn compare(link: &Link, congestion: &[String], ctp: &[String]) -> Result<()> {
+    refuse_debug()?;
     let mut needs = vec![Requirement::Netns];
     if link.per_frame {
         needs.push(Requirement::Ethtool);

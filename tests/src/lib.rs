@@ -2,13 +2,17 @@
 //!
 //! - [`lab`]: two network namespaces joined by a veth pair.
 //! - [`loss`]: random frame loss on that pair, made by a tc-bpf program.
+//! - [`node`]: the daemon and the command-line program on a host of the lab.
 //! - [`require`]: what a test needs from the machine, and what happens where it is missing.
 //! - [`fuzz`]: a deterministic mutation fuzzer for stable Rust.
+//! - [`rig`]: two lane cores on one thread in virtual time, joined by any backend.
 //! - [`rooms`]: the import rule of the library's modules.
 #![deny(missing_docs)]
 
 pub mod fuzz;
 pub mod lab;
 pub mod loss;
+pub mod node;
 pub mod require;
+pub mod rig;
 pub mod rooms;

@@ -176,7 +176,10 @@ impl LaneReceiver {
         if self.finished {
             return Err(RecvError::Finished);
         }
-        if !self.reader.take(self.next) {
+        if self.reader.state(self.next) != Some(SlotState::Ready)
+            || !self.shared.begin_take()
+            || !self.reader.take(self.next)
+        {
             return Err(match self.shared.closed() {
                 Some(r) => Closed(r).into(),
                 None => RecvError::WouldBlock,
@@ -184,6 +187,8 @@ impl LaneReceiver {
         }
         let Some(slot) = self.reader.get(self.next) else { return Err(RecvError::WouldBlock) };
         let bytes = &slot.buf[..slot.len as usize];
+        let start = host_monotonic_ns();
+        let mut decompressed = start;
         let verdict = match Preamble::decode(bytes, self.capacity) {
             Err(_) => Err("slot preamble"),
             Ok(p) if p.level != self.level as u8 => Err("verification level"),
@@ -201,6 +206,9 @@ impl LaneReceiver {
                         _ => Err("decompression"),
                     }
                 };
+                if p.codec != 0 {
+                    decompressed = host_monotonic_ns();
+                }
                 match content {
                     Err(e) => Err(e),
                     Ok(c) if verify::digest(self.level, c) != p.digest => Err("boundary proof"),
@@ -215,8 +223,13 @@ impl LaneReceiver {
                 return Err(self.violation(what));
             }
         };
+        let now = host_monotonic_ns();
+        if p.codec != 0 {
+            self.stats.hists.record(Hist::StageDecompress, decompressed - start);
+        }
+        self.stats.hists.record(Hist::StageDigest, now - decompressed);
         if self.same_host {
-            let t = host_monotonic_ns().saturating_sub(p.committed_at);
+            let t = now.saturating_sub(p.committed_at);
             if t < ONE_WAY_MAX {
                 self.stats.hists.record(Hist::OneWaySlot, t);
             }

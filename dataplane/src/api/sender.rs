@@ -5,7 +5,7 @@ use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{MAX_MESSAGE_LEN, SLOT_PREAMBLE_LEN, WINDOW_SLOTS};
 use crate::codec::{Compressor, Policy};
 use crate::mem::SlotBuf;
-use crate::obs::{Counter, ThreadStats};
+use crate::obs::{Counter, Hist, ThreadStats};
 use crate::stage::{LaneEnds, LaneShared, LaneStatus, Preamble, SlotFlags, TxSlot};
 use crate::verify::{self, Level};
 use crate::window::Writer;
@@ -339,7 +339,9 @@ impl LaneSender {
 
     fn commit(&mut self, mut buf: SlotBuf, len: usize, flags: u8) {
         let content = &buf[SLOT_PREAMBLE_LEN..SLOT_PREAMBLE_LEN + len];
+        let start = host_monotonic_ns();
         let digest = verify::digest(self.level, content);
+        let digested = host_monotonic_ns();
         let room = &mut self.scratch[SLOT_PREAMBLE_LEN..SLOT_PREAMBLE_LEN + self.capacity];
         let (codec, enc_len) = match self.compressor.compress(content, room) {
             Some((codec, n)) => {
@@ -352,6 +354,10 @@ impl LaneSender {
         self.stats.counters.add(Counter::BytesBeforeCodec, len as u64);
         self.stats.counters.add(Counter::BytesAfterCodec, enc_len as u64);
         let committed_at = host_monotonic_ns();
+        self.stats.hists.record(Hist::StageDigest, digested - start);
+        if self.compressor.policy() != Policy::None {
+            self.stats.hists.record(Hist::StageCompress, committed_at - digested);
+        }
         let p = Preamble {
             raw_len: len as u32,
             enc_len: enc_len as u32,

@@ -424,22 +424,33 @@ pub struct Job {
     pub peer: String,
     /// Where it stands.
     pub state: JobState,
-    /// Why it waits or failed.
+    /// Why it waits or failed, or the first thing that went wrong.
     pub why: Option<String>,
-    /// Files in all.
+    /// Objects in all: files, and directories.
     pub files_total: u64,
-    /// Files complete at the receiver.
+    /// Objects that are durable at the receiver under their final name.
     pub files_done: u64,
+    /// Objects that failed.
+    pub files_failed: u64,
     /// Bytes in all.
     pub bytes_total: u64,
     /// Bytes verified and durable at the receiver.
     pub bytes_done: u64,
     /// Of these, bytes that were durable there before, and were not sent again.
     pub bytes_resumed: u64,
-    /// Seconds since the start, until the end.
+    /// Bytes handed to the lanes, those of lost sessions included.
+    pub bytes_sent: u64,
+    /// When it began, seconds since the Unix epoch.
+    pub started_unix_s: u64,
+    /// Seconds since it began, up to its end.
     pub elapsed_s: f64,
-    /// Bytes per second moved by this job so far; the resumed ones do not count.
+    /// Bytes per second while data moved; resumed ones do not count.
     pub bytes_per_s: f64,
+    /// Sessions that were lost on the way.
+    pub reconnects: u64,
+    /// Objects that failed or were skipped, and why; the first hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Receipts signed by the receiver (verification level `full`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receipts: Vec<Receipt>,

@@ -2,8 +2,10 @@
 
 use super::error::StartError;
 use crate::base::limits::{
-    DEFAULT_PORT, MAX_CORES, MAX_LANES, MAX_MTU, MIN_MTU, WINDOW_SLOTS, symbol_len_for_mtu,
+    DEFAULT_PORT, IDLE_CLOSE_NS, KEEPALIVE_NS, MAX_CORES, MAX_LANES, MAX_MTU, MIN_MTU,
+    SLOT_LINGER_NS, WINDOW_SLOTS, symbol_len_for_mtu,
 };
+use crate::base::Nanos;
 use crate::codec::Policy;
 use crate::crypto::Provider;
 use crate::crypto::identity::Identity;
@@ -62,6 +64,12 @@ pub struct EngineConfig {
     pub fixed_rate: Option<FixedRate>,
     /// Repair symbols sent ahead with every slot; `None` follows the measured loss.
     pub repair_ahead: Option<u8>,
+    /// Silence after which the peer is asked for a sign of life, nanoseconds.
+    pub keepalive: Nanos,
+    /// Silence after which a session is closed, nanoseconds; at least twice the keepalive.
+    pub idle_close: Nanos,
+    /// How long small messages may gather in an open slot, nanoseconds.
+    pub linger: Nanos,
     /// Who may open sessions with us.
     pub peers: Vec<PeerConfig>,
 }
@@ -85,6 +93,9 @@ impl EngineConfig {
             compression: Policy::Auto,
             fixed_rate: None,
             repair_ahead: None,
+            keepalive: KEEPALIVE_NS,
+            idle_close: IDLE_CLOSE_NS,
+            linger: SLOT_LINGER_NS,
             peers: Vec::new(),
         }
     }
@@ -123,6 +134,9 @@ impl EngineConfig {
         }
         if usize::from(self.port) + self.cores.len() > 65536 {
             return bad(format!("port {} leaves no room for {} cores", self.port, self.cores.len()));
+        }
+        if self.keepalive == 0 || self.idle_close < 2 * self.keepalive {
+            return bad("the idle time must be at least twice the keepalive interval".into());
         }
         let need = self.session_bytes();
         if self.memory_bytes() < need {

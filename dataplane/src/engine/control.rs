@@ -4,7 +4,7 @@ use super::command::{CoreCommand, CoreEvent};
 use super::config::EngineConfig;
 use super::error::ConnectError;
 use super::snapshot::{LaneInfo, SessionInfo, Snapshot};
-use crate::base::limits::{FRAME_OVERHEAD, IDLE_CLOSE_NS, KEEPALIVE_NS};
+use crate::base::limits::FRAME_OVERHEAD;
 use crate::base::{Clock, Nanos};
 use crate::crypto::Provider;
 use crate::crypto::identity::PublicKey;
@@ -423,6 +423,7 @@ impl Control {
                         seed: u64::from(e.local_index) << 8 | lane as u64,
                     },
                 },
+                linger: self.cfg.linger,
                 inflight_limit: (link.rx_capacity / lanes_on_core).min(u32::MAX as usize) as u32,
                 now,
             };
@@ -473,7 +474,7 @@ impl Control {
                 self.manager.confirm(index);
             }
             let quiet = now.saturating_sub(last);
-            if quiet > IDLE_CLOSE_NS {
+            if quiet > self.cfg.idle_close {
                 dead.push(index);
                 continue;
             }
@@ -486,7 +487,8 @@ impl Control {
                 s.revived = now;
                 revive.push((s.peer, s.addr));
             }
-            if quiet > KEEPALIVE_NS && now - s.pinged > KEEPALIVE_NS / 2 {
+            let keepalive = self.cfg.keepalive;
+            if quiet > keepalive && now - s.pinged > keepalive / 2 {
                 s.pinged = now;
                 if let Some(core) = self.cores.first() {
                     core.send(CoreCommand::Ping { local_index: index });

@@ -8,7 +8,7 @@ use crate::base::limits::{MAX_LANES, MAX_SYMBOL_LEN};
 use crate::fec::Fec;
 use crate::obs::{Counter, Hist, ThreadStats};
 use crate::stage::{FrameCtx, Lane, SendCtx};
-use crate::wire::Header;
+use crate::wire::{Header, ParseError};
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +20,8 @@ const TX_BUDGET: usize = 176;
 /// Sessions of a node; the low byte of an index is its place in the table.
 const TABLE: usize = 256;
 const NO_LANE: u16 = u16::MAX;
+/// The ECN field's "congestion experienced" (RFC 3168).
+const ECN_CE: u8 = 3;
 /// How often figures for operators are refreshed, nanoseconds.
 const STATUS_EVERY: Nanos = 100_000_000;
 
@@ -193,14 +195,18 @@ impl<B: Backend> Core<B> {
             counters: &self.stats.counters,
             hists: &self.stats.hists,
             fec: &self.fec,
+            ce: false,
             scratch: &mut self.scratch,
         };
         for mut burst in self.bursts.drain(..) {
             let from = burst.from();
+            ctx.ce = burst.ecn() == ECN_CE;
             for frame in burst.segments_mut() {
                 self.stats.counters.add(Counter::RxFrames, 1);
                 self.stats.counters.add(Counter::RxBytes, frame.len() as u64);
                 let exit = match Header::parse(frame) {
+                    Err(ParseError::Oversized) => Counter::RxOversized,
+                    Err(e) if e.is_foreign() => Counter::RxForeign,
                     Err(_) => Counter::RxMalformed,
                     Ok(h) if h.kind.is_handshake() => {
                         let e = CoreEvent::Handshake { from, bytes: frame.to_vec() };
@@ -275,6 +281,7 @@ impl<B: Backend> Core<B> {
         for (i, place) in self.lanes.iter_mut().enumerate() {
             let Some(lane) = place else { continue };
             lane.publish_status(self.id);
+            lane.publish_counters(now, &self.stats.counters);
             if lane.finished(now) {
                 let index = self.local_index[i];
                 let number = lane.number();
@@ -285,17 +292,18 @@ impl<B: Backend> Core<B> {
                 }
                 // A full queue leaves the lane for the next round.
                 if self.events.try_send(CoreEvent::LaneEnded { local_index: index, lane: number }).is_ok() {
+                    self.stats.counters.add(Counter::RxSlotsDroppedAtClose, lane.end());
                     *place = None;
                     continue;
                 }
             }
-            if lane.shared().closed().is_none() {
-                let (a, b) = lane.rx_pending();
-                rx += a;
-                ready += b;
-                tx += lane.tx_pending();
-            }
+            let (a, b) = lane.rx_pending();
+            rx += a;
+            ready += b;
+            tx += lane.tx_pending();
         }
+        let drops = self.backend.stats().rx_kernel_drops;
+        self.stats.counters.store(Counter::RxSocketDropped, drops);
         self.stats.counters.store(Counter::RxSlotsPending, rx);
         self.stats.counters.store(Counter::RxSlotsReadyPending, ready);
         self.stats.counters.store(Counter::TxSlotsPending, tx);

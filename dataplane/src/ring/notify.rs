@@ -18,8 +18,7 @@ const WAKER: u32 = 1 << 31;
 /// Wakes those who wait for a condition that another thread makes true.
 ///
 /// The condition itself lives elsewhere (the state of a slot, a flag): first make it true, then
-/// call [`Notify::notify`]. While nobody waits that costs a fence and one load (about 8 ns on
-/// x86). Any number of threads and one task can wait at the same time.
+/// call [`Notify::notify`]. While nobody waits that costs a fence and one load. Any number of threads and one task can wait at the same time.
 pub struct Notify {
     interested: AtomicU32,
     /// Changes with every notification that somebody may be waiting for.

@@ -10,10 +10,12 @@ use crate::crypto::Provider;
 use crate::crypto::lane::{LaneOpener, LaneSealer};
 use crate::crypto::replay::ReplayWindow;
 use crate::mem::{Arena, ArenaError, SlotBuf};
+use crate::obs::{Counter, CounterSet};
 use crate::proto::{Controller, LaneRx, LaneRxConfig, LaneTx, LaneTxConfig, TxSymbol};
 use crate::verify::{Ledger, Level};
 use crate::window::{self, Reader, Writer};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 /// Buffers kept for repair symbols in a lane of `window` slots: about one slot in six may be
@@ -56,6 +58,8 @@ pub struct LaneParams {
     pub tx: LaneTxConfig,
     /// Bytes of data frames that our socket can hold before the core reads them.
     pub inflight_limit: u32,
+    /// How long small messages may gather in an open slot, nanoseconds.
+    pub linger: Nanos,
     /// The node's clock now.
     pub now: Nanos,
 }
@@ -123,6 +127,7 @@ pub struct Lane {
     pub(super) symbol_len: usize,
     pub(super) inflight_limit: u32,
     pub(super) level: Level,
+    pub(super) linger: Nanos,
     pub(super) shared: Arc<LaneShared>,
     pub(super) status: Arc<Mutex<LaneStatus>>,
     // Outgoing.
@@ -154,6 +159,14 @@ pub struct Lane {
     pub(super) replay: ReplayWindow,
     pub(super) replay_control: ReplayWindow,
     pub(super) last_rx: Nanos,
+    /// What of the protocol's own figures is already in the core's counters.
+    pub(super) counted: Counted,
+}
+
+#[derive(Default)]
+pub(super) struct Counted {
+    pto: u64,
+    epochs: u64,
 }
 
 /// Makes both halves of a lane; takes its buffers from `arena`.
@@ -196,6 +209,7 @@ pub fn open_lane(
         symbol_len: p.symbol_len,
         inflight_limit: p.inflight_limit,
         level: p.level,
+        linger: p.linger,
         shared,
         status,
         tx: LaneTx::new(p.tx),
@@ -227,6 +241,7 @@ pub fn open_lane(
         replay: ReplayWindow::new(),
         replay_control: ReplayWindow::new(),
         last_rx: p.now,
+        counted: Counted::default(),
     };
     Ok((lane, ends))
 }
@@ -260,7 +275,18 @@ impl Lane {
 
     /// Slots begun and not yet complete, and slots complete and not yet taken.
     pub fn rx_pending(&self) -> (u64, u64) {
-        (self.rx.pending() as u64, self.rx_ready.saturating_sub(self.shared.delivered.upto()))
+        let begun = if self.close_sent > 0 { 0 } else { self.rx.pending() as u64 };
+        (begun, self.rx_ready.saturating_sub(self.shared.taken()))
+    }
+
+    /// Adds what the protocol core has counted since the last call.
+    pub fn publish_counters(&mut self, now: Nanos, counters: &CounterSet) {
+        self.opener.expire(now);
+        let pto = self.tx.stats().pto_fired;
+        let epochs = self.sealer.epoch();
+        counters.add(Counter::PtoFired, pto - self.counted.pto);
+        counters.add(Counter::EpochsRatcheted, epochs - self.counted.epochs);
+        self.counted = Counted { pto, epochs };
     }
 
     /// Slots taken from the application and not yet acknowledged.
@@ -276,7 +302,7 @@ impl Lane {
             lane: self.lane,
             core,
             tx_next: self.tx_next,
-            tx_acked: self.shared.acked.load(std::sync::atomic::Ordering::Relaxed),
+            tx_acked: self.shared.acked.load(Ordering::Relaxed),
             tx_witnessed: self.witnessed,
             rx_released: self.rx_released,
             in_flight: self.tx.in_flight(),
@@ -305,6 +331,11 @@ impl Lane {
     /// Ends the lane for `reason`; the peer is told by the next `pump`.
     pub fn close(&mut self, reason: CloseReason) {
         self.shared.close(reason);
+    }
+
+    /// Closes the books of a finished lane: says how many complete slots nobody took.
+    pub fn end(&mut self) -> u64 {
+        self.rx_ready.saturating_sub(self.shared.end_takes())
     }
 
     /// Whether the lane has ended and the peer has been told often enough, or long enough ago.

@@ -4,6 +4,7 @@ use super::lane::Lane;
 use super::shared::CloseReason;
 use super::slots::RxSlot;
 use crate::base::Nanos;
+use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{COHERENCE_INTERVAL, HEADER_LEN, MAX_SYMBOL_LEN, TAG_LEN};
 use crate::fec::Fec;
 use crate::obs::{Counter, CounterSet, Hist, HistSet};
@@ -23,6 +24,8 @@ pub struct FrameCtx<'a> {
     pub hists: &'a HistSet,
     /// Erasure code.
     pub fec: &'a Fec,
+    /// Whether the frame came with the congestion mark (ECN CE).
+    pub ce: bool,
     /// Room for one symbol.
     pub scratch: &'a mut [u8; MAX_SYMBOL_LEN],
 }
@@ -48,6 +51,8 @@ pub enum FrameExit {
     Control,
     /// A control frame that authenticated but does not parse.
     Malformed,
+    /// A frame for a lane that has ended.
+    Closed,
 }
 
 impl FrameExit {
@@ -63,6 +68,7 @@ impl FrameExit {
             FrameExit::AuthFailed => Counter::RxAuthFailed,
             FrameExit::Control => Counter::RxControl,
             FrameExit::Malformed => Counter::RxMalformed,
+            FrameExit::Closed => Counter::RxForeign,
         }
     }
 }
@@ -74,13 +80,23 @@ impl Lane {
         let Some((head, sealed)) = frame.split_first_chunk_mut::<HEADER_LEN>() else {
             return FrameExit::Malformed;
         };
+        if self.close_sent > 0 {
+            // The books of this lane are closed: what comes now belongs to no lane.
+            return FrameExit::Closed;
+        }
         let exit = match hdr.kind {
             FrameKind::Symbol => self.on_symbol(hdr, head, sealed, ctx),
             FrameKind::Control => self.on_control(hdr, head, sealed, ctx),
             _ => FrameExit::Malformed,
         };
-        if !matches!(exit, FrameExit::AuthFailed | FrameExit::Replayed | FrameExit::NoBuffer) {
+        let authentic = !matches!(
+            exit,
+            FrameExit::AuthFailed | FrameExit::Replayed | FrameExit::NoBuffer
+        );
+        // `now` is that of the batch, so this is one store for all its frames.
+        if authentic && self.last_rx != ctx.now {
             self.last_rx = ctx.now;
+            self.shared.session.last_rx.store(ctx.now, Ordering::Relaxed);
         }
         exit
     }
@@ -127,6 +143,7 @@ impl Lane {
         };
         let k = usize::from(hdr.k);
         let symbol = usize::from(hdr.symbol);
+        let mut lent_repair = false;
         let opened = {
             let target = match fresh.as_mut() {
                 Some(s) => Some(s),
@@ -138,6 +155,7 @@ impl Lane {
             } else {
                 if target.repair.is_none() {
                     target.repair = self.repair_free.pop();
+                    lent_repair = true;
                 }
                 match target.repair.as_mut() {
                     Some(buf) => (buf, (symbol - k) * len),
@@ -158,10 +176,16 @@ impl Lane {
             if let Some(s) = fresh {
                 self.rx_free.push(s.buf);
                 self.repair_free.extend(s.repair);
+            } else if lent_repair && let Some(s) = self.rx_writer.get_mut(slot) {
+                // A forged symbol must not pin the buffer that genuine ones need.
+                self.repair_free.extend(s.repair.take());
             }
             return FrameExit::AuthFailed;
         }
         self.replay.commit(hdr.pn);
+        if ctx.ce {
+            self.rx.on_ce();
+        }
         if let Some(mut s) = fresh {
             s.len = (k * len) as u32;
             if let Err(s) = self.rx_writer.begin(slot, s) {
@@ -176,6 +200,7 @@ impl Lane {
             Progress::Complete => self.complete(slot, ctx),
             Progress::NeedsDecode => {
                 let have = self.rx.slot_have(slot);
+                let start = host_monotonic_ns();
                 let ok = match self.rx_writer.get_mut(slot) {
                     Some(RxSlot { buf, repair: Some(repair), .. }) => {
                         ctx.fec.decode(k, len, &mut buf[..k * len], repair, have).is_ok()
@@ -189,6 +214,7 @@ impl Lane {
                     return FrameExit::Stored;
                 }
                 ctx.counters.add(Counter::RxSlotsDecoded, 1);
+                ctx.hists.record(Hist::StageDecode, host_monotonic_ns() - start);
                 self.complete(slot, ctx);
             }
         }
@@ -252,7 +278,10 @@ impl Lane {
                 Message::Witness { upto, level, chain } => {
                     self.on_witness(upto, level, chain, ctx.counters);
                 },
-                Message::Ping { id, t } => self.pong = Some((id, t)),
+                Message::Ping { id, t } => {
+                    self.pong = Some((id, t));
+                    self.rx.request_ack(ctx.now);
+                }
                 Message::Pong { .. } | Message::Padding(_) | Message::Unknown { .. } => {}
                 Message::LaneClose { reason, .. } | Message::SessionClose { reason } => {
                     self.close(CloseReason::from_wire(reason));

@@ -139,8 +139,13 @@ pub struct LaneShared {
     pub waiting_since: AtomicU64,
     /// Session-wide state.
     pub session: Arc<SessionShared>,
+    /// Slots that the application has taken; `TAKES_ENDED` once it may take no more.
+    takes: AtomicU64,
     closed: AtomicU32,
 }
+
+/// Set in `takes` by the core that lets go of a lane.
+const TAKES_ENDED: u64 = 1 << 63;
 
 impl LaneShared {
     /// State of a new, open lane.
@@ -156,8 +161,25 @@ impl LaneShared {
             credit_wanted: AtomicBool::new(false),
             waiting_since: AtomicU64::new(0),
             session,
+            takes: AtomicU64::new(0),
             closed: AtomicU32::new(0),
         }
+    }
+
+    /// Counts a slot that the application is about to take; false when the core has closed the
+    /// lane's books, and the slot counts as dropped at close.
+    pub fn begin_take(&self) -> bool {
+        self.takes.fetch_add(1, Ordering::AcqRel) & TAKES_ENDED == 0
+    }
+
+    /// Slots that the application has taken so far.
+    pub fn taken(&self) -> u64 {
+        self.takes.load(Ordering::Acquire) & !TAKES_ENDED
+    }
+
+    /// Lets the application take nothing more and says how many slots it took. Once only.
+    pub fn end_takes(&self) -> u64 {
+        self.takes.fetch_or(TAKES_ENDED, Ordering::AcqRel) & !TAKES_ENDED
     }
 
     /// Ends the lane; the first reason given stays. Wakes everybody who waits on it.

@@ -5,7 +5,7 @@ use super::preamble::Preamble;
 use super::shared::CloseReason;
 use crate::backend::Backend;
 use crate::base::limits::{
-    FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SLOT_LINGER_NS, SLOT_PREAMBLE_LEN, cut_slot,
+    FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SLOT_PREAMBLE_LEN, cut_slot,
 };
 use crate::base::{Nanos, seq};
 use crate::fec::Fec;
@@ -64,7 +64,7 @@ impl Lane {
             return Some(now + 50_000_000);
         }
         let linger = match self.tx_reader.state(self.tx_next) {
-            Some(SlotState::Open) => Some(now + SLOT_LINGER_NS),
+            Some(SlotState::Open) => Some(now + self.linger),
             _ => None,
         };
         [linger, self.ping_due_at(), self.tx.next_timeout(now), self.rx.next_timeout()].into_iter().flatten().min()
@@ -112,7 +112,7 @@ impl Lane {
                 if self.open_seen.0 != seq {
                     self.open_seen = (seq, ctx.now);
                 }
-                if self.tx.pending() > 0 && ctx.now - self.open_seen.1 < SLOT_LINGER_NS {
+                if self.tx.pending() > 0 && ctx.now - self.open_seen.1 < self.linger {
                     break;
                 }
                 if !self.tx_reader.take_open(seq) {
@@ -213,7 +213,6 @@ impl Lane {
         ctx.backend.commit(frame);
         ctx.counters.add(Counter::TxFrames, 1);
         ctx.counters.add(Counter::TxBytes, (len + FRAME_OVERHEAD) as u64);
-        sealed?;
         ctx.counters.add(
             match sym.kind {
                 SymbolKind::First => Counter::TxSymbolsFirst,
@@ -222,7 +221,7 @@ impl Lane {
             },
             1,
         );
-        Ok(true)
+        sealed.map(|()| true)
     }
 
     fn send_control<B: Backend>(&mut self, ctx: &mut SendCtx<B>) -> bool {
@@ -269,7 +268,6 @@ impl Lane {
             return false;
         }
         if self.close_sent == 0 {
-            self.close_at = ctx.now;
             let (pending, _) = self.rx_pending();
             ctx.counters.add(Counter::RxSlotsAbandoned, pending);
             ctx.counters.add(Counter::TxSlotsAbandoned, self.tx_pending());

@@ -173,7 +173,7 @@ impl Fields {
     }
 }
 
-fn ops() -> impl Iterator<Item = &'static str> {
+fn ops() -> impl Iterator<Item = &'static str> + Clone {
     OPS.iter().map(|(name, _)| *name)
 }
 

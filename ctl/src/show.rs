@@ -1,0 +1,276 @@
+//! Replies as text for people.
+
+use ctp96::control::api::{
+    CheckReply, CountersReply, HistReply, Job, JobState, JobsReply, LanesReply, PeersReply,
+    StatusReply,
+};
+use ctp96::obs::text::{bytes, count, duration, hist_table, rate, rate_and_target};
+use std::fmt::Write as _;
+
+// Writing to a String cannot fail, so the results of writeln! are dropped throughout this file.
+
+fn seconds(s: f64) -> String {
+    duration((s.max(0.0) * 1e9) as u64)
+}
+
+/// `ctp96 status`
+pub fn status(r: &StatusReply) -> String {
+    let (e, m) = (&r.engine, &r.memory);
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "ctp96d {}, process {}, up {}, listening on {}",
+        r.version,
+        r.pid,
+        seconds(r.uptime_s),
+        r.listen
+    );
+    let _ = writeln!(out, "public key  {}", e.public_key);
+    let _ = writeln!(
+        out,
+        "now         {} sessions, {} lanes, {} transfers under way; {} peers configured",
+        r.sessions, r.lanes, r.jobs_active, r.peers
+    );
+    for c in &e.cores {
+        let cpu = c.cpu.map_or("not pinned".to_owned(), |n| format!("CPU {n}"));
+        let _ = writeln!(
+            out,
+            "core {:<6} {cpu}, {}, {}, socket holds {} of payload",
+            c.id,
+            c.addr,
+            c.backend,
+            bytes(c.rx_capacity_bytes as u64)
+        );
+    }
+    let _ = writeln!(out, "backend     {}", e.backend_why);
+    let _ = writeln!(out, "AEAD        AES-256-GCM by {}: {}", e.provider, e.provider_why);
+    let _ = writeln!(
+        out,
+        "FEC         {} kernel; symbols of {} bytes, 64 to a slot of {}, {} slots a window",
+        e.fec_kernel,
+        e.symbol_len,
+        bytes(64 * e.symbol_len as u64),
+        e.window_slots
+    );
+    let _ = writeln!(out, "verify      {}; compression {}", e.verify, r.compression);
+    let _ = writeln!(
+        out,
+        "memory      {} for slots on {} pages, taken at start: {} lent, {} free",
+        bytes(m.total_bytes),
+        if m.huge_pages { "2 MiB" } else { "4 KiB" },
+        bytes(m.lent_bytes),
+        bytes(m.total_bytes.saturating_sub(m.lent_bytes))
+    );
+    let lanes = m.session_bytes.checked_div(m.lane_bytes).unwrap_or(0);
+    let _ = writeln!(
+        out,
+        "            a session takes {}: {lanes} lanes of {}, each {} buffers of {}",
+        bytes(m.session_bytes),
+        bytes(m.lane_bytes),
+        m.buffers_per_lane,
+        bytes(m.buffer_bytes)
+    );
+    let room = m.total_bytes.checked_div(m.session_bytes).unwrap_or(0);
+    let _ = writeln!(
+        out,
+        "            room for {room} sessions at once; the whole process has {} resident",
+        bytes(m.resident_bytes)
+    );
+    let _ = writeln!(out, "state       {}", r.state_dir);
+    out
+}
+
+/// `ctp96 peers`
+pub fn peers(r: &PeersReply) -> String {
+    if r.peers.is_empty() {
+        return "no peers: add a [[peer]] table to the configuration and restart ctp96d\n".into();
+    }
+    let mut out = String::new();
+    for p in &r.peers {
+        let endpoint = p.endpoint.as_deref().unwrap_or("no endpoint, it calls us");
+        let _ = writeln!(out, "{:<16} {}  {endpoint}", p.name, p.key);
+        for dir in &p.recv {
+            let _ = writeln!(out, "    may write to {dir}");
+        }
+        for s in &p.sessions {
+            let _ = writeln!(
+                out,
+                "    session {:08x}  {}, {} by {}, {} lanes, RTT {}, heard {} ago",
+                s.index,
+                s.addr,
+                seconds(s.age_s),
+                if s.initiator { "us" } else { "them" },
+                s.lanes,
+                duration(s.srtt_ns),
+                seconds(s.quiet_s)
+            );
+        }
+        if p.sessions.is_empty() {
+            let _ = writeln!(out, "    no session");
+        }
+    }
+    out
+}
+
+/// `ctp96 lanes`
+pub fn lanes(r: &LanesReply) -> String {
+    if r.lanes.is_empty() {
+        return "no sessions, so no lanes\n".into();
+    }
+    let mut out = format!(
+        "{:<16}{:>9}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{:>13}{:>10}{:>8}{:>8}{:>8}\n",
+        "peer",
+        "session",
+        "lane",
+        "core",
+        "tx slot",
+        "acked",
+        "rx slot",
+        "in flight",
+        "cwnd",
+        "pacing",
+        "RTT",
+        "lost",
+        "repair",
+        "resent"
+    );
+    for l in &r.lanes {
+        let s = &l.status;
+        let peer = r.sessions.iter().find(|i| i.index == l.session).map_or("?", |i| &i.peer);
+        let pacing = if s.pacing_rate == 0 { "-".into() } else { rate(s.pacing_rate as f64) };
+        let _ = write!(
+            out,
+            "{peer:<16} {:08x}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{pacing:>13}{:>10}{:>8}{:>8}{:>8}",
+            l.session,
+            s.lane,
+            s.core,
+            s.tx_next,
+            s.tx_acked,
+            s.rx_released,
+            bytes(s.in_flight),
+            bytes(s.cwnd),
+            duration(s.srtt_ns),
+            s.lost,
+            s.repair,
+            s.resent
+        );
+        match &l.closed {
+            Some(why) => {
+                let _ = writeln!(out, "  closed: {why}");
+            }
+            None => out.push('\n'),
+        }
+    }
+    out
+}
+
+/// `ctp96 hist`
+pub fn hists(r: &HistReply) -> String {
+    let mut out = hist_table(r.hists.iter().map(|h| (h.name.as_str(), h.summary)));
+    out.push('\n');
+    for h in r.hists.iter().filter(|h| h.summary.count > 0) {
+        let _ = writeln!(out, "{:<18}{}", h.name, h.label);
+    }
+    out
+}
+
+/// `ctp96 counters`
+pub fn counters(r: &CountersReply, all: bool) -> String {
+    let mut out = String::new();
+    for c in r.counters.iter().filter(|c| all || c.value != 0) {
+        let _ = writeln!(out, "{:<28}{:>20}  {}", c.name, count(c.value), c.label);
+    }
+    if let Some(c) = &r.check
+        && c.broken.is_empty()
+    {
+        let _ = writeln!(
+            out,
+            "the books balance: {} equations hold{}",
+            c.equations,
+            if c.at_rest { "" } else { ", while data moves" }
+        );
+    }
+    out
+}
+
+/// Broken equations as a failure.
+pub fn broken(c: &CheckReply) -> String {
+    let when = if c.at_rest {
+        "at rest, so something is counted wrongly or lost: please report it"
+    } else {
+        "while data moves, when a frame may be caught between two counters; check again at rest"
+    };
+    format!("{} of {} equations are broken, {when}:\n  {}", c.broken.len(), c.equations, c.broken.join("\n  "))
+}
+
+/// `ctp96 jobs`
+pub fn jobs(r: &JobsReply) -> String {
+    if r.jobs.is_empty() {
+        return "no transfers since the daemon started\n".into();
+    }
+    let mut out = format!(
+        "{:>5}  {:<4}  {:<16}{:<11}{:>13}{:>22}{:>12}  {}\n",
+        "job", "", "peer", "state", "objects", "bytes", "resumed", "rate"
+    );
+    for j in &r.jobs {
+        let _ = write!(
+            out,
+            "{:>5}  {:<4}  {:<16}{:<11}{:>13}{:>22}{:>12}  {}",
+            j.id,
+            if j.sending { "to" } else { "from" },
+            j.peer,
+            j.state.name(),
+            format!("{}/{}", j.files_done, j.files_total),
+            format!("{} / {}", bytes(j.bytes_done), bytes(j.bytes_total)),
+            bytes(j.bytes_resumed),
+            job_rate(j)
+        );
+        match &j.why {
+            Some(why) => {
+                let _ = writeln!(out, "  {why}");
+            }
+            None => out.push('\n'),
+        }
+        for note in &j.notes {
+            let _ = writeln!(out, "         {note}");
+        }
+    }
+    out
+}
+
+fn job_rate(j: &Job) -> String {
+    match j.state {
+        JobState::Connecting | JobState::Waiting => "-".into(),
+        _ => rate_and_target(j.bytes_per_s),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ctp96::control::api::{CounterRow, LanesReply};
+
+    #[test]
+    fn nothing_to_show_is_said() {
+        let lanes_text = lanes(&LanesReply { lanes: vec![], sessions: vec![] });
+        assert!(lanes_text.starts_with("no sessions"));
+        assert!(jobs(&JobsReply { jobs: vec![] }).starts_with("no transfers"));
+        assert!(peers(&PeersReply { peers: vec![] }).contains("[[peer]]"));
+    }
+
+    #[test]
+    fn the_books_are_reported() {
+        let row = |name: &str, value| CounterRow { name: name.into(), label: "X.".into(), value };
+        let mut r = CountersReply {
+            counters: vec![row("rx_frames", 1234), row("tx_frames", 0)],
+            check: Some(CheckReply { equations: 6, broken: vec![], at_rest: true }),
+        };
+        let text = counters(&r, false);
+        assert!(text.contains("1,234") && text.contains("6 equations hold\n"));
+        assert!(!text.contains("tx_frames") && counters(&r, true).contains("tx_frames"));
+        let check = CheckReply { equations: 6, broken: vec!["a: 1 != 2".into()], at_rest: false };
+        assert!(broken(&check).contains("1 of 6") && broken(&check).contains("a: 1 != 2"));
+        r.check = Some(check);
+        assert!(!counters(&r, false).contains("balance"));
+    }
+}
