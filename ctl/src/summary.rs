@@ -117,6 +117,7 @@ impl Outcome {
                 "\nwhere the time went on this host, as a share of one core:"
             );
             let mut sorted = stages;
+            let staged: u64 = sorted.iter().map(|r| r.total_ns).sum();
             sorted.sort_by_key(|r| std::cmp::Reverse(r.total_ns));
             for r in sorted {
                 let _ = writeln!(
@@ -128,6 +129,14 @@ impl Outcome {
                     r.label
                 );
             }
+            let rest = ((self.wall_s * 1e9) as u64).saturating_sub(staged);
+            let _ = writeln!(
+                out,
+                "  {:<18}{:>10}{:>8.1} %  Outside: waiting for files, disks, the window or the peer.",
+                "the rest",
+                duration(rest),
+                rest as f64 / (self.wall_s * 1e9) * 100.0
+            );
         }
         if !self.hists.is_empty() {
             let _ = writeln!(out, "\nlatencies and stage times during the transfer:");

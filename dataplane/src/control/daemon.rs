@@ -29,6 +29,9 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at the counters.
 const CHECK_PAUSE: Duration = Duration::from_millis(25);
 
+/// How long the start waits for the node's first snapshot.
+const FIRST_SNAPSHOT: Duration = Duration::from_secs(1);
+
 /// A running daemon.
 pub struct Daemon {
     node: Node,
@@ -57,6 +60,12 @@ impl Daemon {
         let node = Node::from_config(plan.engine)?;
         let service = Service::start(node.clone(), plan.service)
             .map_err(|e| SetupError::Service(e.to_string()))?;
+        // The control thread publishes its first snapshot a moment after it starts; what is said
+        // about memory needs it.
+        let deadline = Instant::now() + FIRST_SNAPSHOT;
+        while node.snapshot().memory_bytes == 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         Ok(Daemon {
             node,
             service,

@@ -331,7 +331,10 @@ mod tests {
         );
         let rule = &plan.service.receive[0];
         assert_eq!((rule.peer, rule.max_bytes), (other, Some(1_000_000_000)));
-        assert_eq!((e.linger, e.keepalive, e.idle_close), (0, 5_000_000_000, 30_000_000_000));
+        assert_eq!(
+            (e.linger, e.keepalive, e.idle_close),
+            (0, 5_000_000_000, 30_000_000_000)
+        );
         // The directory is not there yet.
         assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
     }
