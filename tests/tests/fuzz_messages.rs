@@ -3,6 +3,7 @@
 
 use ctp96::backend::Backend;
 use ctp96::backend::sim::{Link, SimNet};
+use ctp96::control::api::parse_request;
 use ctp96::control::config::{Config, EXAMPLE};
 use ctp96::crypto::identity::Identity;
 use ctp96::obs::Counter;
@@ -303,6 +304,41 @@ fn configurations() {
             }
         },
     );
+}
+
+#[test]
+fn control_requests() {
+    let corpus = [
+        r#"{"op":"status"}"#,
+        r#"{"op":"counters","check":true}"#,
+        r#"{"op":"send","peer":"archive","files":["/a b","/c"],"dir":"in/x","lanes":3}"#,
+        r#"{"op":"send","peer":"b","zero":1073741824,"discard":true,"compress":"zstd:1"}"#,
+        r#"{"op":"send","peer":"b","random":18446744073709551615}"#,
+        r#"{"op":"job","id":3,"since":9,"wait_ms":500}"#,
+        r#"{"op":"cancel","id":0}"#,
+    ]
+    .map(|line| line.as_bytes().to_vec());
+    fuzz("control request", &corpus, |input| {
+        match parse_request(input) {
+            Ok(r) => {
+                let line = r.to_line();
+                assert_eq!(line.matches('\n').count(), 1, "one line");
+                assert_eq!(
+                    parse_request(line.as_bytes()),
+                    Ok(r),
+                    "written and read again"
+                );
+                true
+            }
+            Err(e) => {
+                assert!(
+                    !e.0.is_empty() && !e.0.contains('\n'),
+                    "a refusal is one sentence"
+                );
+                false
+            }
+        }
+    });
 }
 
 #[test]
