@@ -70,7 +70,7 @@ broken the command names it, with its terms, and exits with 1.
 Examples:
   ctp96 counters              counters that are not zero
   ctp96 counters --all        all of them, each with what it counts
-  ctp96 counters --check && echo balanced")]
+  ctp96 counters --check      the verdict alone; with --all, the counters too")]
     Counters {
         /// Check the conservation equations; exit with 1 if one is broken
         #[arg(long)]
@@ -192,7 +192,8 @@ pub enum Sink {
 }
 
 fn parse_source(text: &str) -> Result<SendSource, String> {
-    let bad = || format!("{text:?} is no source; write zero:SIZE or random:SIZE, such as zero:1GiB");
+    let bad =
+        || format!("{text:?} is no source; write zero:SIZE or random:SIZE, such as zero:1GiB");
     let (kind, size) = text.split_once(':').ok_or_else(bad)?;
     let size = size.parse::<ByteSize>()?.0;
     match kind {

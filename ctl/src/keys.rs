@@ -45,7 +45,9 @@ pub fn run(command: &KeysCommand, as_json: bool) -> Result<(), Failure> {
             "receipt_key": receipt_key,
         }));
     } else if matches!(command, KeysCommand::Show { .. }) {
-        out::text(&format!("public key   {public}\nreceipt key  {receipt_key}\n"));
+        out::text(&format!(
+            "public key   {public}\nreceipt key  {receipt_key}\n"
+        ));
     } else {
         out::text(&format!("{public}\n"));
     }
@@ -58,13 +60,17 @@ pub fn receipt(command: &ReceiptCommand, as_json: bool) -> Result<(), Failure> {
     let shown = receipt.display();
     let mut json_text = String::new();
     File::open(receipt)
-        .and_then(|f| f.take(MAX_RECEIPT_JSON as u64 + 1).read_to_string(&mut json_text))
+        .and_then(|f| {
+            f.take(MAX_RECEIPT_JSON as u64 + 1)
+                .read_to_string(&mut json_text)
+        })
         .map_err(|e| Failure::Failed(format!("{shown}: {e}")))?;
     let r = Receipt::from_json(&json_text).map_err(|e| Failure::Failed(format!("{shown}: {e}")))?;
     match key {
         Some(text) => {
-            let key: PublicKey =
-                text.parse().map_err(|e| Failure::Usage(format!("--key {text}: {e}")))?;
+            let key: PublicKey = text
+                .parse()
+                .map_err(|e| Failure::Usage(format!("--key {text}: {e}")))?;
             r.verify_from(&key.0)
         }
         None => r.verify(),
@@ -99,12 +105,16 @@ pub fn receipt(command: &ReceiptCommand, as_json: bool) -> Result<(), Failure> {
 
 fn compare(r: &Receipt, file: &Path) -> Result<(), Failure> {
     let shown = file.display();
-    let bad = |what: String| Failure::Failed(format!("{shown} is not what the receipt is for: {what}"));
+    let bad =
+        |what: String| Failure::Failed(format!("{shown} is not what the receipt is for: {what}"));
     let io = |e: std::io::Error| Failure::Failed(format!("{shown}: {e}"));
     let mut f = File::open(file).map_err(io)?;
     let size = f.metadata().map_err(io)?.len();
     if size != r.size {
-        return Err(bad(format!("it has {size} bytes, the receipt says {}", r.size)));
+        return Err(bad(format!(
+            "it has {size} bytes, the receipt says {}",
+            r.size
+        )));
     }
     let mut hasher = blake3::Hasher::new();
     let mut buf = vec![0; 1 << 20];
@@ -116,7 +126,10 @@ fn compare(r: &Receipt, file: &Path) -> Result<(), Failure> {
     }
     let digest = hasher.finalize();
     if *digest.as_bytes() != r.blake3 {
-        return Err(bad(format!("its BLAKE3 is {digest}, the receipt says {}", hex(&r.blake3))));
+        return Err(bad(format!(
+            "its BLAKE3 is {digest}, the receipt says {}",
+            hex(&r.blake3)
+        )));
     }
     Ok(())
 }

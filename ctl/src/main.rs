@@ -50,9 +50,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Keys { command } => keys::run(command, cli.json),
         Command::Send(args) => send::run(socket, args, cli.json),
         Command::Jobs => report(cli, &Request::Jobs, |r: &JobsReply| show::jobs(r)),
-        Command::Cancel { id } => {
-            report(cli, &Request::Cancel { id: *id }, |_: &DoneReply| format!("cancelled {id}\n"))
-        }
+        Command::Cancel { id } => report(cli, &Request::Cancel { id: *id }, |_: &DoneReply| {
+            format!("cancelled {id}\n")
+        }),
         Command::Receipt { command } => keys::receipt(command, cli.json),
         Command::Stop => report(cli, &Request::Stop, |_: &DoneReply| "stopping\n".to_owned()),
     }
@@ -73,7 +73,11 @@ fn report<T: DeserializeOwned + Serialize>(
 }
 
 fn print_reply<T: Serialize>(cli: &Cli, reply: &T, text: impl FnOnce(&T) -> String) {
-    if cli.json { out::json(reply) } else { out::text(&text(reply)) }
+    if cli.json {
+        out::json(reply)
+    } else {
+        out::text(&text(reply))
+    }
 }
 
 impl From<ClientError> for Failure {

@@ -23,7 +23,12 @@ impl Progress {
     /// With `quiet` nothing is shown (the caller prints JSON).
     pub fn new(quiet: bool) -> Progress {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(bar);
-        Progress { bar, quiet, last_line: Instant::now(), last_said: String::new() }
+        Progress {
+            bar,
+            quiet,
+            last_line: Instant::now(),
+            last_said: String::new(),
+        }
     }
 
     /// Shows the state of the job.
@@ -80,7 +85,12 @@ fn bar() -> ProgressBar {
         let whole = |s: &ProgressState, w: &mut dyn std::fmt::Write| {
             let _ = w.write_str(&bytes(s.len().unwrap_or(0)));
         };
-        bar.set_style(style.with_key("done", done).with_key("whole", whole).progress_chars("=> "));
+        bar.set_style(
+            style
+                .with_key("done", done)
+                .with_key("whole", whole)
+                .progress_chars("=> "),
+        );
     }
     bar
 }
@@ -137,7 +147,10 @@ pub mod tests {
     #[test]
     fn plain_lines_never_divide_by_zero() {
         let mut j = job();
-        assert_eq!(plain(&j), "512.00 MiB of 1.00 GiB (50.0 %), 536.87 MB/s, 1.00 s left");
+        assert_eq!(
+            plain(&j),
+            "512.00 MiB of 1.00 GiB (50.0 %), 536.87 MB/s, 1.00 s left"
+        );
         j.bytes_per_s = 0.0;
         assert_eq!(plain(&j), "512.00 MiB of 1.00 GiB (50.0 %), 0.00 B/s");
         (j.bytes_total, j.bytes_done) = (0, 0);

@@ -1,8 +1,8 @@
 //! Replies as text for people.
 
 use ctp96::control::api::{
-    CheckReply, CountersReply, HistReply, Job, JobState, JobsReply, LanesReply, PeersReply,
-    StatusReply,
+    CheckReply, CounterRow, CountersReply, HistReply, Job, JobState, JobsReply, LanesReply,
+    PeersReply, StatusReply,
 };
 use ctp96::obs::text::{bytes, count, duration, hist_table, rate, rate_and_target};
 use std::fmt::Write as _;
@@ -32,7 +32,9 @@ pub fn status(r: &StatusReply) -> String {
         r.sessions, r.lanes, r.jobs_active, r.peers
     );
     for c in &e.cores {
-        let cpu = c.cpu.map_or("not pinned".to_owned(), |n| format!("CPU {n}"));
+        let cpu = c
+            .cpu
+            .map_or("not pinned".to_owned(), |n| format!("CPU {n}"));
         let _ = writeln!(
             out,
             "core {:<6} {cpu}, {}, {}, socket holds {} of payload",
@@ -43,7 +45,11 @@ pub fn status(r: &StatusReply) -> String {
         );
     }
     let _ = writeln!(out, "backend     {}", e.backend_why);
-    let _ = writeln!(out, "AEAD        AES-256-GCM by {}: {}", e.provider, e.provider_why);
+    let _ = writeln!(
+        out,
+        "AEAD        AES-256-GCM by {}: {}",
+        e.provider, e.provider_why
+    );
     let _ = writeln!(
         out,
         "FEC         {} kernel; symbols of {} bytes, 64 to a slot of {}, {} slots a window",
@@ -52,7 +58,11 @@ pub fn status(r: &StatusReply) -> String {
         bytes(64 * e.symbol_len as u64),
         e.window_slots
     );
-    let _ = writeln!(out, "verify      {}; compression {}", e.verify, r.compression);
+    let _ = writeln!(
+        out,
+        "verify      {}; compression {}",
+        e.verify, r.compression
+    );
     let _ = writeln!(
         out,
         "memory      {} for slots on {} pages, taken at start: {} lent, {} free",
@@ -136,8 +146,16 @@ pub fn lanes(r: &LanesReply) -> String {
     );
     for l in &r.lanes {
         let s = &l.status;
-        let peer = r.sessions.iter().find(|i| i.index == l.session).map_or("?", |i| &i.peer);
-        let pacing = if s.pacing_rate == 0 { "-".into() } else { rate(s.pacing_rate as f64) };
+        let peer = r
+            .sessions
+            .iter()
+            .find(|i| i.index == l.session)
+            .map_or("?", |i| &i.peer);
+        let pacing = if s.pacing_rate == 0 {
+            "-".into()
+        } else {
+            rate(s.pacing_rate as f64)
+        };
         let _ = write!(
             out,
             "{peer:<16} {:08x}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{pacing:>13}{:>10}{:>8}{:>8}{:>8}",
@@ -166,18 +184,24 @@ pub fn lanes(r: &LanesReply) -> String {
 
 /// `ctp96 hist`
 pub fn hists(r: &HistReply) -> String {
-    let mut out = hist_table(r.hists.iter().map(|h| (h.name.as_str(), h.summary)));
+    let (some, none): (Vec<_>, Vec<_>) = r.hists.iter().partition(|h| h.summary.count > 0);
+    let mut out = hist_table(some.iter().map(|h| (h.name.as_str(), h.summary)));
     out.push('\n');
-    for h in r.hists.iter().filter(|h| h.summary.count > 0) {
+    for h in &some {
         let _ = writeln!(out, "{:<18}{}", h.name, h.label);
+    }
+    if !none.is_empty() {
+        let names: Vec<_> = none.iter().map(|h| h.name.as_str()).collect();
+        let _ = writeln!(out, "nothing recorded: {}", names.join(", "));
     }
     out
 }
 
-/// `ctp96 counters`
+/// `ctp96 counters`: those that are not zero, or all; of a check alone only the verdict.
 pub fn counters(r: &CountersReply, all: bool) -> String {
     let mut out = String::new();
-    for c in r.counters.iter().filter(|c| all || c.value != 0) {
+    let shown = |c: &&CounterRow| all || (c.value != 0 && r.check.is_none());
+    for c in r.counters.iter().filter(shown) {
         let _ = writeln!(out, "{:<28}{:>20}  {}", c.name, count(c.value), c.label);
     }
     if let Some(c) = &r.check
@@ -200,7 +224,12 @@ pub fn broken(c: &CheckReply) -> String {
     } else {
         "while data moves, when a frame may be caught between two counters; check again at rest"
     };
-    format!("{} of {} equations are broken, {when}:\n  {}", c.broken.len(), c.equations, c.broken.join("\n  "))
+    format!(
+        "{} of {} equations are broken, {when}:\n  {}",
+        c.broken.len(),
+        c.equations,
+        c.broken.join("\n  ")
+    )
 }
 
 /// `ctp96 jobs`
@@ -209,13 +238,13 @@ pub fn jobs(r: &JobsReply) -> String {
         return "no transfers since the daemon started\n".into();
     }
     let mut out = format!(
-        "{:>5}  {:<4}  {:<16}{:<11}{:>13}{:>22}{:>12}  {}\n",
+        "{:>5}  {:<4}  {:<16}{:<11}{:>13}{:>26}{:>12}  {}\n",
         "job", "", "peer", "state", "objects", "bytes", "resumed", "rate"
     );
     for j in &r.jobs {
         let _ = write!(
             out,
-            "{:>5}  {:<4}  {:<16}{:<11}{:>13}{:>22}{:>12}  {}",
+            "{:>5}  {:<4}  {:<16}{:<11}{:>13}{:>26}{:>12}  {}",
             j.id,
             if j.sending { "to" } else { "from" },
             j.peer,
@@ -248,11 +277,13 @@ fn job_rate(j: &Job) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ctp96::control::api::{CounterRow, LanesReply};
 
     #[test]
     fn nothing_to_show_is_said() {
-        let lanes_text = lanes(&LanesReply { lanes: vec![], sessions: vec![] });
+        let lanes_text = lanes(&LanesReply {
+            lanes: vec![],
+            sessions: vec![],
+        });
         assert!(lanes_text.starts_with("no sessions"));
         assert!(jobs(&JobsReply { jobs: vec![] }).starts_with("no transfers"));
         assert!(peers(&PeersReply { peers: vec![] }).contains("[[peer]]"));
@@ -260,15 +291,30 @@ mod tests {
 
     #[test]
     fn the_books_are_reported() {
-        let row = |name: &str, value| CounterRow { name: name.into(), label: "X.".into(), value };
+        let row = |name: &str, value| CounterRow {
+            name: name.into(),
+            label: "X.".into(),
+            value,
+        };
         let mut r = CountersReply {
             counters: vec![row("rx_frames", 1234), row("tx_frames", 0)],
-            check: Some(CheckReply { equations: 6, broken: vec![], at_rest: true }),
+            check: None,
         };
         let text = counters(&r, false);
-        assert!(text.contains("1,234") && text.contains("6 equations hold\n"));
-        assert!(!text.contains("tx_frames") && counters(&r, true).contains("tx_frames"));
-        let check = CheckReply { equations: 6, broken: vec!["a: 1 != 2".into()], at_rest: false };
+        assert!(text.contains("1,234") && !text.contains("tx_frames"));
+        assert!(counters(&r, true).contains("tx_frames"));
+        r.check = Some(CheckReply {
+            equations: 6,
+            broken: vec![],
+            at_rest: true,
+        });
+        assert_eq!(counters(&r, false), "the books balance: 6 equations hold\n");
+        assert!(counters(&r, true).contains("1,234"));
+        let check = CheckReply {
+            equations: 6,
+            broken: vec!["a: 1 != 2".into()],
+            at_rest: false,
+        };
         assert!(broken(&check).contains("1 of 6") && broken(&check).contains("a: 1 != 2"));
         r.check = Some(check);
         assert!(!counters(&r, false).contains("balance"));

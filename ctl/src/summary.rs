@@ -26,7 +26,11 @@ pub struct Row {
 pub fn between(before: &HistReply, after: &HistReply) -> Vec<Row> {
     let delta = |now: &HistRow| {
         let mut values = now.values()?;
-        let old = before.hists.iter().find(|b| b.name == now.name).and_then(HistRow::values);
+        let old = before
+            .hists
+            .iter()
+            .find(|b| b.name == now.name)
+            .and_then(HistRow::values);
         if let Some(old) = old
             && old.len() <= values.len()
         {
@@ -42,7 +46,12 @@ pub fn between(before: &HistReply, after: &HistReply) -> Vec<Row> {
             total_ns: (values.mean() * values.len() as f64) as u64,
         })
     };
-    after.hists.iter().filter_map(delta).filter(|r| r.summary.count > 0).collect()
+    after
+        .hists
+        .iter()
+        .filter_map(delta)
+        .filter(|r| r.summary.count > 0)
+        .collect()
 }
 
 /// The result of a transfer.
@@ -97,10 +106,16 @@ impl Outcome {
         for note in &j.notes {
             let _ = writeln!(out, "  {note}");
         }
-        let stages: Vec<&Row> =
-            self.hists.iter().filter(|r| r.name.starts_with("stage_")).collect();
+        let stages: Vec<&Row> = self
+            .hists
+            .iter()
+            .filter(|r| r.name.starts_with("stage_"))
+            .collect();
         if !stages.is_empty() && self.wall_s > 0.0 {
-            let _ = writeln!(out, "\nwhere the time went on this host, as a share of one core:");
+            let _ = writeln!(
+                out,
+                "\nwhere the time went on this host, as a share of one core:"
+            );
             let mut sorted = stages;
             sorted.sort_by_key(|r| std::cmp::Reverse(r.total_ns));
             for r in sorted {
@@ -175,9 +190,13 @@ mod tests {
             hists: between(&before, &reply(&rtt, &seal)),
         }
         .text();
-        for want in
-            ["10.0 % of 25 GB/s", "512.00 MiB were durable", "stage_seal", "25.0 %", "here 1 times"]
-        {
+        for want in [
+            "10.0 % of 25 GB/s",
+            "512.00 MiB were durable",
+            "stage_seal",
+            "25.0 %",
+            "here 1 times",
+        ] {
             assert!(text.contains(want), "{want}: {text}");
         }
     }

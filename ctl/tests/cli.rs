@@ -50,10 +50,16 @@ impl Drop for Dir {
 fn help_teaches() {
     let o = ctp96(&["--help"]);
     assert_eq!(code(&o), 0);
-    for want in ["Examples:", "Exit status: 0 done, 1 failed, 2 bad usage, 3", "CTP96_SOCKET"] {
+    for want in [
+        "Examples:",
+        "Exit status: 0 done, 1 failed, 2 bad usage, 3",
+        "CTP96_SOCKET",
+    ] {
         assert!(out(&o).contains(want), "{want}: {}", out(&o));
     }
-    for sub in ["send", "counters", "status", "peers", "lanes", "hist", "jobs", "cancel", "stop"] {
+    for sub in [
+        "send", "counters", "status", "peers", "lanes", "hist", "jobs", "cancel", "stop",
+    ] {
         let o = ctp96(&[sub, "--help"]);
         assert_eq!(code(&o), 0, "{sub}");
         assert!(out(&o).contains("Usage: ctp96"), "{sub}");
@@ -71,7 +77,14 @@ fn mistakes_exit_with_2() {
         &["send", "--source", "zero:1QiB", "archive"],
         &["send", "--lanes", "0", "/etc/passwd", "archive"],
         &["send", "--compress", "rar", "/etc/passwd", "archive"],
-        &["send", "--sink", "discard", "--source", "zero:1", "archive:dir"],
+        &[
+            "send",
+            "--sink",
+            "discard",
+            "--source",
+            "zero:1",
+            "archive:dir",
+        ],
         &["cancel", "first"],
     ] {
         let o = ctp96(args);
@@ -99,7 +112,11 @@ fn without_a_daemon_it_exits_with_3_and_says_how_to_start_one() {
     ] {
         let o = ctp96(&[&["--socket", &socket][..], args].concat());
         assert_eq!(code(&o), 3, "{args:?}: {}", err(&o));
-        assert!(err(&o).contains("is ctp96d running?"), "{args:?}: {}", err(&o));
+        assert!(
+            err(&o).contains("is ctp96d running?"),
+            "{args:?}: {}",
+            err(&o)
+        );
         assert!(err(&o).contains(&socket), "{args:?}: {}", err(&o));
     }
     let o = ctp96(&["--json", "--socket", &socket, "status"]);
@@ -113,7 +130,11 @@ fn without_a_daemon_it_exits_with_3_and_says_how_to_start_one() {
         .expect("the command runs");
     assert!(err(&o).contains("other.sock"), "{}", err(&o));
     let gone = ctp96(&["--socket", &socket, "send", "/nonexistent/file", "b"]);
-    assert_eq!(code(&gone), 1, "a missing file is found before the daemon is asked");
+    assert_eq!(
+        code(&gone),
+        1,
+        "a missing file is found before the daemon is asked"
+    );
 }
 
 #[test]
@@ -123,7 +144,10 @@ fn keys_are_made_once_and_shown() {
     let made = ctp96(&["keys", "gen", &file]);
     assert_eq!((code(&made), out(&made).trim().len()), (0, 44));
     use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(&file).expect("it is there").permissions().mode();
+    let mode = std::fs::metadata(&file)
+        .expect("it is there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(out(&ctp96(&["keys", "pub", &file])), out(&made));
     let shown = out(&ctp96(&["keys", "show", &file]));
@@ -184,9 +208,15 @@ fn receipts_are_verified() {
     let id = Path::new(&dir.path("id.key")).to_owned();
     receiver.save(&id, false).expect("saved");
     let shown = out(&ctp96(&["keys", "show", &id.display().to_string()]));
-    let key = shown.lines().find_map(|l| l.strip_prefix("receipt key  ")).expect("a line");
+    let key = shown
+        .lines()
+        .find_map(|l| l.strip_prefix("receipt key  "))
+        .expect("a line");
     assert_eq!(code(&verify(&["--key", key])), 0);
-    let other = Identity::generate().expect("randomness").public().to_string();
+    let other = Identity::generate()
+        .expect("randomness")
+        .public()
+        .to_string();
     assert_eq!(code(&verify(&["--key", &other])), 1);
     assert_eq!(code(&verify(&["--key", "short"])), 2);
 

@@ -105,7 +105,10 @@ fn run(config: Config) -> Result<(), String> {
         .serve(daemon.clone())
         .map_err(|e| format!("no thread for the control socket: {e}"))?;
     let version = env!("CARGO_PKG_VERSION");
-    log("info", &format!("ctp96d {version} is ready\n{}", daemon.summary().trim_end()));
+    log(
+        "info",
+        &format!("ctp96d {version} is ready\n{}", daemon.summary().trim_end()),
+    );
     for w in daemon.warnings() {
         log("warning", w);
     }
@@ -117,7 +120,10 @@ fn run(config: Config) -> Result<(), String> {
             None => watch.look(&daemon),
         }
     };
-    log("info", &format!("{}: stopping; once more to stop at once", signal.name()));
+    log(
+        "info",
+        &format!("{}: stopping; once more to stop at once", signal.name()),
+    );
     let impatient = std::thread::Builder::new().spawn(move || {
         let again = signals.wait(STOP_LIMIT);
         match again {
@@ -149,7 +155,12 @@ impl Watch {
             .snapshot()
             .sessions
             .iter()
-            .map(|s| (s.index, format!("session {:08x} with {} ({})", s.index, s.peer, s.addr)))
+            .map(|s| {
+                (
+                    s.index,
+                    format!("session {:08x} with {} ({})", s.index, s.peer, s.addr),
+                )
+            })
             .collect();
         for (_, what) in now.iter().filter(|(i, _)| !self.sessions.contains_key(i)) {
             log("info", &format!("{what} opened"));
@@ -161,7 +172,14 @@ impl Watch {
         for job in daemon.jobs() {
             let state = (job.state, job.why.clone());
             if self.jobs.get(&job.id) != Some(&state) {
-                log(if job.state == JobState::Failed { "warning" } else { "info" }, &said(&job));
+                log(
+                    if job.state == JobState::Failed {
+                        "warning"
+                    } else {
+                        "info"
+                    },
+                    &said(&job),
+                );
                 self.jobs.insert(job.id, state);
             }
         }
@@ -186,7 +204,9 @@ fn said(job: &Job) -> String {
 }
 
 fn log(level: &str, message: &str) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     // One write, so that lines of several threads do not mix; a lost log is no reason to stop.
     let line = format!("{} {level}: {message}\n", utc(now.as_secs()));
     let _ = std::io::stderr().write_all(line.as_bytes());

@@ -154,7 +154,10 @@ pub fn reply_line(outcome: &Result<Reply, ApiError>) -> String {
     }
     let text = match outcome {
         Ok(reply) => serde_json::to_string(&Yes { ok: true, reply }),
-        Err(e) => serde_json::to_string(&No { ok: false, error: &e.0 }),
+        Err(e) => serde_json::to_string(&No {
+            ok: false,
+            error: &e.0,
+        }),
     };
     // Cannot fail, as above; were it to, the client still gets a reply that it understands.
     text.unwrap_or_else(|_| "{\"ok\":false,\"error\":\"the reply has no JSON form\"}".into()) + "\n"
@@ -166,14 +169,20 @@ pub fn reply_line(outcome: &Result<Reply, ApiError>) -> String {
 /// The daemon's own sentence, or what is wrong with the line.
 pub fn parse_reply<T: DeserializeOwned>(line: &[u8]) -> Result<T, ApiError> {
     let odd = |what: String| {
-        ApiError(format!("the daemon's reply cannot be read ({what}); are both of one version?"))
+        ApiError(format!(
+            "the daemon's reply cannot be read ({what}); are both of one version?"
+        ))
     };
     let value: serde_json::Value = serde_json::from_slice(line).map_err(|e| odd(e.to_string()))?;
     match value.get("ok").and_then(serde_json::Value::as_bool) {
         Some(true) => serde_json::from_value(value).map_err(|e| odd(e.to_string())),
         Some(false) => {
             let error = value.get("error").and_then(serde_json::Value::as_str);
-            Err(ApiError(error.unwrap_or("the daemon refused without a reason").to_owned()))
+            Err(ApiError(
+                error
+                    .unwrap_or("the daemon refused without a reason")
+                    .to_owned(),
+            ))
         }
         None => Err(odd("no field `ok`".to_owned())),
     }
@@ -290,7 +299,11 @@ impl HistRow {
             name: hist.name().to_owned(),
             label: hist.label().to_owned(),
             summary: Summary::of(values),
-            hdr: if encoded { base64::encode(&raw) } else { String::new() },
+            hdr: if encoded {
+                base64::encode(&raw)
+            } else {
+                String::new()
+            },
         }
     }
 
@@ -298,7 +311,9 @@ impl HistRow {
     pub fn values(&self) -> Option<Hdr<u64>> {
         let text = self.hdr.as_bytes();
         let padding = text.iter().rev().take_while(|&&c| c == b'=').count();
-        let len = (text.len() / 4 * 3).checked_sub(padding).filter(|&n| n > 0)?;
+        let len = (text.len() / 4 * 3)
+            .checked_sub(padding)
+            .filter(|&n| n > 0)?;
         let mut raw = vec![0; len];
         base64::decode(text, &mut raw).ok()?;
         Deserializer::new().deserialize(&mut raw.as_slice()).ok()
@@ -397,7 +412,10 @@ pub enum JobState {
 impl JobState {
     /// Whether nothing more will happen.
     pub fn is_final(self) -> bool {
-        matches!(self, JobState::Done | JobState::Failed | JobState::Cancelled)
+        matches!(
+            self,
+            JobState::Done | JobState::Failed | JobState::Cancelled
+        )
     }
 
     /// Its name.
@@ -476,7 +494,15 @@ mod tests {
         assert_eq!(Summary::of(&values), row.summary);
         assert_eq!((back.name.as_str(), values.len()), ("rtt", 4));
         for bad in ["", "=", "====", "AAAA", "!"] {
-            assert!(HistRow { hdr: bad.into(), ..row.clone() }.values().is_none(), "{bad}");
+            assert!(
+                HistRow {
+                    hdr: bad.into(),
+                    ..row.clone()
+                }
+                .values()
+                .is_none(),
+                "{bad}"
+            );
         }
     }
 
@@ -485,9 +511,15 @@ mod tests {
         let ok = reply_line(&Ok(Reply::Send(SendReply { id: 7 })));
         assert_eq!(ok, "{\"ok\":true,\"id\":7}\n");
         assert_eq!(parse_reply(ok.as_bytes()), Ok(SendReply { id: 7 }));
-        assert_eq!(reply_line(&Ok(Reply::Done(DoneReply {}))), "{\"ok\":true}\n");
+        assert_eq!(
+            reply_line(&Ok(Reply::Done(DoneReply {}))),
+            "{\"ok\":true}\n"
+        );
         let no = reply_line(&Err(ApiError("no \"peer\"".into())));
-        assert_eq!(parse_reply::<SendReply>(no.as_bytes()), Err(ApiError("no \"peer\"".into())));
+        assert_eq!(
+            parse_reply::<SendReply>(no.as_bytes()),
+            Err(ApiError("no \"peer\"".into()))
+        );
         for odd in ["", "[]", "{}", "{\"ok\":true}", "{\"ok\":1}"] {
             let e = parse_reply::<SendReply>(odd.as_bytes()).expect_err(odd);
             assert!(e.0.contains("cannot be read"), "{odd}: {e}");

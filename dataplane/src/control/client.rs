@@ -35,7 +35,10 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
         let stream = UnixStream::connect(path)
             .map_err(|e| ClientError::Unreachable(cannot_connect(path, &e)))?;
-        Ok(Client { path: path.to_owned(), stream: BufReader::new(stream) })
+        Ok(Client {
+            path: path.to_owned(),
+            stream: BufReader::new(stream),
+        })
     }
 
     /// Sends a request and reads its reply.
@@ -59,12 +62,21 @@ impl Client {
             Request::Job { wait_ms, .. } => Duration::from_millis(*wait_ms),
             _ => Duration::ZERO,
         };
-        self.stream.get_ref().set_read_timeout(Some(wait + REPLY_TIMEOUT))?;
-        self.stream.get_mut().write_all(request.to_line().as_bytes())?;
+        self.stream
+            .get_ref()
+            .set_read_timeout(Some(wait + REPLY_TIMEOUT))?;
+        self.stream
+            .get_mut()
+            .write_all(request.to_line().as_bytes())?;
         let mut line = Vec::new();
-        (&mut self.stream).take(MAX_REPLY_LEN as u64).read_until(b'\n', &mut line)?;
+        (&mut self.stream)
+            .take(MAX_REPLY_LEN as u64)
+            .read_until(b'\n', &mut line)?;
         if line.pop() != Some(b'\n') {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the daemon hung up"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the daemon hung up",
+            ));
         }
         Ok(line)
     }

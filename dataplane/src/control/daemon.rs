@@ -57,7 +57,13 @@ impl Daemon {
         let node = Node::from_config(plan.engine)?;
         let service = Service::start(node.clone(), plan.service)
             .map_err(|e| SetupError::Service(e.to_string()))?;
-        Ok(Daemon { node, service, config, sizes, warnings })
+        Ok(Daemon {
+            node,
+            service,
+            config,
+            sizes,
+            warnings,
+        })
     }
 
     /// Settings that have no effect, or not the expected one.
@@ -72,7 +78,11 @@ impl Daemon {
 
     /// Every job since the start.
     pub fn jobs(&self) -> Vec<Job> {
-        self.service.jobs().iter().map(|j| report::job(j, &self.config)).collect()
+        self.service
+            .jobs()
+            .iter()
+            .map(|j| report::job(j, &self.config))
+            .collect()
     }
 
     /// The public key of a peer, given by name or as a key.
@@ -120,15 +130,32 @@ impl Daemon {
             name: p.name.clone(),
             key: p.key.clone(),
             endpoint: p.endpoint.clone(),
-            recv: p.recv.iter().map(|r| r.path.display().to_string()).collect(),
-            sessions: snapshot.sessions.iter().filter(|s| s.peer_key == p.key).cloned().collect(),
+            recv: p
+                .recv
+                .iter()
+                .map(|r| r.path.display().to_string())
+                .collect(),
+            sessions: snapshot
+                .sessions
+                .iter()
+                .filter(|s| s.peer_key == p.key)
+                .cloned()
+                .collect(),
         };
-        PeersReply { peers: self.config.peers.iter().map(peer).collect() }
+        PeersReply {
+            peers: self.config.peers.iter().map(peer).collect(),
+        }
     }
 
     fn hists(&self) -> HistReply {
         let hists = self.node.registry().hists();
-        HistReply { hists: Hist::ALL.iter().zip(&hists).map(|(&h, v)| HistRow::of(h, v)).collect() }
+        HistReply {
+            hists: Hist::ALL
+                .iter()
+                .zip(&hists)
+                .map(|(&h, v)| HistRow::of(h, v))
+                .collect(),
+        }
     }
 
     fn counters(&self, check: bool) -> CountersReply {
@@ -150,7 +177,10 @@ impl Daemon {
                 }
             }
         });
-        CountersReply { counters: CounterRow::all(&now), check }
+        CountersReply {
+            counters: CounterRow::all(&now),
+            check,
+        }
     }
 
     fn send(&self, r: SendRequest) -> Result<SendReply, ApiError> {
@@ -181,23 +211,34 @@ impl Daemon {
         let job = match since {
             Some(v) if now.version <= v && wait_ms > 0 => {
                 let wait = Duration::from_millis(wait_ms);
-                self.service.wait_change(JobId(id), v, wait).ok_or_else(|| no_job(id))?
+                self.service
+                    .wait_change(JobId(id), v, wait)
+                    .ok_or_else(|| no_job(id))?
             }
             _ => now,
         };
         let job = report::job(&job, &self.config);
-        Ok(JobReply { boot_id: self.node.info().boot_id, job })
+        Ok(JobReply {
+            boot_id: self.node.info().boot_id,
+            job,
+        })
     }
 }
 
 fn no_job(id: u64) -> ApiError {
-    ApiError(format!("no job {id} since this daemon started; `ctp96 jobs` lists them"))
+    ApiError(format!(
+        "no job {id} since this daemon started; `ctp96 jobs` lists them"
+    ))
 }
 
 /// The values that a conservation equation speaks of; the others change even at rest.
 fn in_balances(snapshot: &[u64]) -> Vec<u64> {
     let value = |c: &Counter| snapshot.get(*c as usize).copied().unwrap_or(0);
-    BALANCES.iter().flat_map(|b| b.left.iter().chain(b.right)).map(value).collect()
+    BALANCES
+        .iter()
+        .flat_map(|b| b.left.iter().chain(b.right))
+        .map(value)
+        .collect()
 }
 
 impl Handler for Daemon {
@@ -207,7 +248,10 @@ impl Handler for Daemon {
             Request::Peers => Reply::Peers(self.peers()),
             Request::Lanes => {
                 let s = self.node.snapshot();
-                Reply::Lanes(LanesReply { lanes: s.lanes, sessions: s.sessions })
+                Reply::Lanes(LanesReply {
+                    lanes: s.lanes,
+                    sessions: s.sessions,
+                })
             }
             Request::Hist => Reply::Hist(self.hists()),
             Request::Counters { check } => Reply::Counters(self.counters(check)),

@@ -2,7 +2,9 @@
 
 /// The one of `names` nearest to `given`, if it is near enough to be a slip of the keyboard.
 pub(super) fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let (far, best) = names.map(|n| (distance(given, n), n)).min_by_key(|(d, _)| *d)?;
+    let (far, best) = names
+        .map(|n| (distance(given, n), n))
+        .min_by_key(|(d, _)| *d)?;
     (far <= best.len().max(given.len()).div_ceil(3).max(1)).then_some(best)
 }
 

@@ -79,7 +79,10 @@ impl Listener {
             },
         }
         let listener = bind_private(path).map_err(|e| fail("bind it", e))?;
-        Ok(Listener { listener, path: path.to_owned() })
+        Ok(Listener {
+            listener,
+            path: path.to_owned(),
+        })
     }
 
     /// Starts answering.
@@ -98,14 +101,22 @@ impl Listener {
         let thread = std::thread::Builder::new()
             .name("ctp96-api".into())
             .spawn(move || accept(&listener, &for_thread))?;
-        Ok(Server { path: self.path, shared, thread: Some(thread) })
+        Ok(Server {
+            path: self.path,
+            shared,
+            thread: Some(thread),
+        })
     }
 }
 
 /// Binds with mode 0600 from the first moment: Linux gives the file the mode that the socket has
 /// when it is bound, so it never exists with another one.
 fn bind_private(path: &Path) -> io::Result<UnixListener> {
-    let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
+    let socket = File::from(OwnedFd::from(Socket::new(
+        Domain::UNIX,
+        Type::STREAM,
+        None,
+    )?));
     socket.set_permissions(Permissions::from_mode(0o600))?;
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(&SockAddr::unix(path)?)?;
@@ -126,7 +137,10 @@ fn explain(path: &Path, what: &str, e: &io::Error) -> String {
         }
         _ => "",
     };
-    format!("control socket {}: cannot {what}: {e}{way_out}", path.display())
+    format!(
+        "control socket {}: cannot {what}: {e}{way_out}",
+        path.display()
+    )
 }
 
 #[derive(Default)]
@@ -218,17 +232,24 @@ fn admit(mut stream: UnixStream, shared: &Arc<Shared>) {
         let _ = stream.write_all(reply_line(&Err(ApiError(busy))).as_bytes());
         return;
     }
-    let Ok(handle) = stream.try_clone() else { return };
+    let Ok(handle) = stream.try_clone() else {
+        return;
+    };
     let id = open.next;
     open.next += 1;
     open.streams.insert(id, handle);
     drop(open);
     let for_thread = shared.clone();
-    let spawned = std::thread::Builder::new().name("ctp96-api-conn".into()).spawn(move || {
-        let _entry = Entry { id, shared: &for_thread };
-        // An error here is the client's going away.
-        let _ = converse(stream, &for_thread);
-    });
+    let spawned = std::thread::Builder::new()
+        .name("ctp96-api-conn".into())
+        .spawn(move || {
+            let _entry = Entry {
+                id,
+                shared: &for_thread,
+            };
+            // An error here is the client's going away.
+            let _ = converse(stream, &for_thread);
+        });
     if spawned.is_err() {
         shared.open().streams.remove(&id);
     }
@@ -263,7 +284,9 @@ fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
             Ok(request) => shared.handler.handle(request),
             Err(e) => Err(e),
         };
-        stream.get_mut().write_all(reply_line(&outcome).as_bytes())?;
+        stream
+            .get_mut()
+            .write_all(reply_line(&outcome).as_bytes())?;
         if !whole {
             // Too long, or cut short: where the next request starts cannot be known.
             return Ok(());

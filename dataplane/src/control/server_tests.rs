@@ -37,26 +37,42 @@ impl Drop for Dir {
 }
 
 fn serve(path: &Path) -> Server {
-    Listener::bind(path).expect("binds").serve(Arc::new(Echo)).expect("serves")
+    Listener::bind(path)
+        .expect("binds")
+        .serve(Arc::new(Echo))
+        .expect("serves")
 }
 
 #[test]
 fn requests_and_replies_go_round() {
     let dir = Dir::new("round");
     let server = serve(&dir.socket());
-    let mode = fs::metadata(dir.socket()).expect("the socket is there").permissions().mode();
+    let mode = fs::metadata(dir.socket())
+        .expect("the socket is there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     let mut client = Client::connect(&dir.socket()).expect("connects");
     for id in [1, u64::MAX] {
         let reply: SendReply = client.call(&Request::Cancel { id }).expect("an answer");
         assert_eq!(reply.id, id);
     }
-    let refused = client.call::<DoneReply>(&Request::Stop).expect_err("refused");
+    let refused = client
+        .call::<DoneReply>(&Request::Stop)
+        .expect_err("refused");
     assert!(matches!(refused, ClientError::Refused(e) if e.0 == "not today"));
-    let _: DoneReply = client.call(&Request::Jobs).expect("the connection still serves");
+    let _: DoneReply = client
+        .call(&Request::Jobs)
+        .expect("the connection still serves");
     drop(server);
-    assert!(matches!(client.call::<DoneReply>(&Request::Jobs), Err(ClientError::Unreachable(_))));
-    let gone = Client::connect(&dir.socket()).err().expect("no daemon").to_string();
+    assert!(matches!(
+        client.call::<DoneReply>(&Request::Jobs),
+        Err(ClientError::Unreachable(_))
+    ));
+    let gone = Client::connect(&dir.socket())
+        .err()
+        .expect("no daemon")
+        .to_string();
     assert!(gone.contains("is ctp96d running?"), "{gone}");
 }
 
@@ -91,7 +107,10 @@ fn a_living_socket_is_kept_and_a_dead_one_replaced() {
     // A daemon that was killed leaves its socket behind.
     drop(bind_private(&path).expect("binds"));
     assert!(path.exists());
-    let dead = Client::connect(&path).err().expect("nobody there").to_string();
+    let dead = Client::connect(&path)
+        .err()
+        .expect("nobody there")
+        .to_string();
     assert!(dead.contains("left its socket behind"), "{dead}");
     drop(serve(&path));
     fs::write(&path, "precious").expect("writes");
@@ -112,8 +131,14 @@ fn connections_are_limited() {
     }
     assert_eq!(server.connections(), MAX_CONNECTIONS);
     let mut late = Client::connect(&dir.socket()).expect("connects");
-    let e = late.call::<DoneReply>(&Request::Jobs).expect_err("over the limit").to_string();
-    assert!(e.contains("connections already") || e.contains("broke"), "{e}");
+    let e = late
+        .call::<DoneReply>(&Request::Jobs)
+        .expect_err("over the limit")
+        .to_string();
+    assert!(
+        e.contains("connections already") || e.contains("broke"),
+        "{e}"
+    );
     drop(clients.pop());
     // Its thread notices when it gets to run; the next client is served then.
     loop {

@@ -47,7 +47,11 @@ impl Signals {
         };
         // SAFETY: `set` is a valid signal set, and a null old set is allowed.
         let rc = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
-        if rc == 0 { Ok(Signals { set }) } else { Err(io::Error::from_raw_os_error(rc)) }
+        if rc == 0 {
+            Ok(Signals { set })
+        } else {
+            Err(io::Error::from_raw_os_error(rc))
+        }
     }
 
     /// The next signal, or `None` after `timeout` (or a little earlier).

@@ -102,7 +102,11 @@ fn open_place(rule: &ReceiveRule, rest: &str, id: &[u8; 32]) -> Result<Place, St
         sys::mkdir_at(root.as_fd(), STAGING, 0o700)?;
         let all = sys::open_dir_beneath(root.as_fd(), STAGING, false)?;
         sys::mkdir_at(all.as_fd(), &name, 0o700)?;
-        Ok(sys::open_dir_beneath(all.as_fd(), &name, false)?.into())
+        let staging = sys::open_dir_beneath(all.as_fd(), &name, false)?;
+        // A journal is worth nothing in a directory that a power cut takes away.
+        File::from(all).sync_all()?;
+        root.sync_all()?;
+        Ok(staging.into())
     };
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
@@ -110,7 +114,12 @@ fn open_place(rule: &ReceiveRule, rest: &str, id: &[u8; 32]) -> Result<Place, St
         match staging.try_lock() {
             // Its last owner may have removed it between our open and our lock.
             Ok(()) if staging.metadata().is_ok_and(|m| m.nlink() > 0) => {
-                return Ok(Place { base, shown, staging, staging_path });
+                return Ok(Place {
+                    base,
+                    shown,
+                    staging,
+                    staging_path,
+                });
             }
             Ok(()) => {}
             Err(TryLockError::Error(e)) => return Err(at(&staging_path, e)),
@@ -137,7 +146,8 @@ fn final_matches(place: &Place, e: &Entry) -> bool {
 /// Whether the partial object is there and has its full length.
 fn part_is_there(place: &Place, index: u32, size: u64) -> bool {
     let f = sys::open_at(place.staging.as_fd(), &part_name(index), libc::O_PATH, 0);
-    f.and_then(|f| f.metadata()).is_ok_and(|m| m.is_file() && m.len() == size)
+    f.and_then(|f| f.metadata())
+        .is_ok_and(|m| m.is_file() && m.len() == size)
 }
 
 /// Checks the policy and finds out what is there. The error is a sentence for the sender.
@@ -190,7 +200,11 @@ pub(super) fn accept(
             free_needed += e.size - x.len();
             durable.insert(index, x.clone());
         } else if known && final_matches(&place, e) {
-            standing[i] = if full { Standing::Compare } else { Standing::Done };
+            standing[i] = if full {
+                Standing::Compare
+            } else {
+                Standing::Done
+            };
         } else {
             free_needed += e.size;
         }
@@ -214,24 +228,38 @@ pub(super) fn accept(
     }
     open_objects(&table, &standing);
     let have = encode_have(&standing, &durable);
-    Ok(Accepted { place: Some(place), table, standing, durable, have })
+    Ok(Accepted {
+        place: Some(place),
+        table,
+        standing,
+        durable,
+        have,
+    })
 }
 
 fn open_objects(table: &Table, standing: &[Standing]) {
     for (o, s) in table.objects.iter().zip(standing) {
-        o.open.store(*s == Standing::Open && o.size > 0, Ordering::Release);
+        o.open
+            .store(*s == Standing::Open && o.size > 0, Ordering::Release);
     }
 }
 
 fn encode_have(standing: &[Standing], durable: &BTreeMap<u32, Extents>) -> Vec<Vec<u8>> {
     let there = |s: &Standing| matches!(s, Standing::Done | Standing::Compare);
-    let done = standing.iter().enumerate().filter(|(_, s)| there(s)).map(|(i, _)| i as u32);
+    let done = standing
+        .iter()
+        .enumerate()
+        .filter(|(_, s)| there(s))
+        .map(|(i, _)| i as u32);
     let done = super::journal::ranges(done);
-    let items = done.into_iter().map(|(first, count)| Have::Done { first, count }).chain(
-        durable.iter().flat_map(|(&index, x)| {
-            x.ranges().iter().map(move |&(start, end)| Have::Range { index, start, end })
-        }),
-    );
+    let items = done
+        .into_iter()
+        .map(|(first, count)| Have::Done { first, count })
+        .chain(durable.iter().flat_map(|(&index, x)| {
+            x.ranges()
+                .iter()
+                .map(move |&(start, end)| Have::Range { index, start, end })
+        }));
     let mut out = Vec::new();
     let mut b = Vec::new();
     for i in items {
@@ -272,7 +300,17 @@ mod tests {
         assert_eq!(ok("x/y/"), is("/srv/a", "x/y"));
         assert_eq!(ok("/srv/c/x"), is("/srv/c", "x"));
         assert_eq!(ok("/srv/c"), is("/srv/c", ""));
-        for bad in ["/srv/b", "/srv", "/", "/srv/a/../b", "/srv/ab", "..", "x/../..", "a//b", ".ctp96-partial"] {
+        for bad in [
+            "/srv/b",
+            "/srv",
+            "/",
+            "/srv/a/../b",
+            "/srv/ab",
+            "..",
+            "x/../..",
+            "a//b",
+            ".ctp96-partial",
+        ] {
             assert!(ok(bad).is_err(), "{bad}");
         }
         assert!(find_rule(&r, &PublicKey([3; 32]), "").is_err());

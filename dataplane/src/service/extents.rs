@@ -40,7 +40,11 @@ impl Extents {
 
     /// Whether the set is exactly `0..size`.
     pub fn covers(&self, size: u64) -> bool {
-        if size == 0 { self.0.is_empty() } else { self.0 == [(0, size)] }
+        if size == 0 {
+            self.0.is_empty()
+        } else {
+            self.0 == [(0, size)]
+        }
     }
 
     /// The ranges, in order.
@@ -52,7 +56,9 @@ impl Extents {
     pub fn missing(&self, size: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
         let starts = std::iter::once(0).chain(self.0.iter().map(|r| r.1));
         let ends = self.0.iter().map(|r| r.0).chain(std::iter::once(size));
-        starts.zip(ends.map(move |e| e.min(size))).filter(|(a, b)| a < b)
+        starts
+            .zip(ends.map(move |e| e.min(size)))
+            .filter(|(a, b)| a < b)
     }
 }
 

@@ -19,6 +19,9 @@ const OPEN_FILES: usize = 64;
 /// A lane hands over what it wrote in one run at least this often, bytes.
 const HAND_OVER: u64 = 4 << 20;
 
+/// Separate extents that one object may have: a sender in order has a few per lane.
+const MAX_PIECES: usize = 65_536;
+
 /// What a transfer's worker thread is told.
 pub(super) enum Event {
     /// A control message of the sender.
@@ -62,7 +65,10 @@ pub(super) fn part_name(index: u32) -> String {
 
 impl Table {
     pub(super) fn new(staging: Option<File>, entries: &[Entry]) -> Table {
-        let object = |e: &Entry| ObjectState { size: e.size, ..ObjectState::default() };
+        let object = |e: &Entry| ObjectState {
+            size: e.size,
+            ..ObjectState::default()
+        };
         Table {
             staging,
             objects: entries.iter().map(object).collect(),
@@ -75,7 +81,9 @@ impl Table {
 
     /// The partial object, opened or made with its final size.
     pub(super) fn part(&self, index: u32) -> io::Result<Option<Arc<File>>> {
-        let Some(staging) = &self.staging else { return Ok(None) };
+        let Some(staging) = &self.staging else {
+            return Ok(None);
+        };
         let mut cache = lock(&self.cache);
         if let Some(at) = cache.iter().position(|c| c.0 == index) {
             return Ok(cache.get(at).map(|c| c.1.clone()));
@@ -136,11 +144,16 @@ impl Incoming {
 
     fn hand_over(&self, table: &Table, index: u32, start: u64, end: u64) {
         let o = &table.objects[index as usize];
-        let whole = {
+        let (whole, pieces) = {
             let mut w = lock(&o.written);
             w.add(start, end);
-            w.covers(o.size)
+            (w.covers(o.size), w.ranges().len())
         };
+        if pieces > MAX_PIECES {
+            o.open.store(false, Ordering::Release);
+            let why = "the sender sends an object in more than 65536 scattered pieces";
+            let _ = self.events.send(Event::Broken(why.into()));
+        }
         table.received.fetch_add(end - start, Ordering::Relaxed);
         if table.staging.is_some() {
             lock(&table.dirty).insert(index);
@@ -179,7 +192,9 @@ impl LaneWriter {
             self.transfer = find(head.tag);
         }
         // Data of a transfer that has ended meanwhile is nothing to wonder at.
-        let Some(transfer) = self.transfer.clone() else { return Ok(()) };
+        let Some(transfer) = self.transfer.clone() else {
+            return Ok(());
+        };
         let table = transfer.table.get().ok_or(BadData)?;
         let object = table.objects.get(head.index as usize).ok_or(BadData)?;
         let end = head.offset.checked_add(body.len() as u64).ok_or(BadData)?;
@@ -244,7 +259,14 @@ mod tests {
     use crossbeam_channel::bounded;
 
     fn head(index: u32, offset: u64) -> Head {
-        Head { kind: Kind::Data, more: false, tag: 9, index, len: 0, offset }
+        Head {
+            kind: Kind::Data,
+            more: false,
+            tag: 9,
+            index,
+            len: 0,
+            offset,
+        }
     }
 
     #[test]
@@ -252,7 +274,12 @@ mod tests {
         let t = TestDir::new("incoming");
         let (tx, rx) = bounded(16);
         let inc = Arc::new(Incoming::new(9, tx));
-        let entry = |size| Entry { name: "a".into(), size, mtime_ns: 0, mode: libc::S_IFREG };
+        let entry = |size| Entry {
+            name: "a".into(),
+            size,
+            mtime_ns: 0,
+            mode: libc::S_IFREG,
+        };
         let table = Table::new(Some(File::open(t.path()).unwrap()), &[entry(10), entry(4)]);
         for o in &table.objects {
             o.open.store(true, Ordering::Relaxed);
@@ -270,7 +297,10 @@ mod tests {
             assert!(w.data(&head(i, offset), body, find).is_err());
         }
         w.rest();
-        assert_eq!(std::fs::read(t.path().join("0.part")).unwrap(), b"0123456789");
+        assert_eq!(
+            std::fs::read(t.path().join("0.part")).unwrap(),
+            b"0123456789"
+        );
         assert_eq!(std::fs::read(t.path().join("1.part")).unwrap(), b"abcd");
         assert_eq!(*lock(&table.complete), [1, 0]);
         assert_eq!(table.received.load(Ordering::Relaxed), 14);

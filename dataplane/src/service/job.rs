@@ -99,7 +99,10 @@ pub enum JobState {
 impl JobState {
     /// Whether it will not change any more.
     pub fn is_final(&self) -> bool {
-        matches!(self, JobState::Done | JobState::Failed { .. } | JobState::Cancelled)
+        matches!(
+            self,
+            JobState::Done | JobState::Failed { .. } | JobState::Cancelled
+        )
     }
 }
 
@@ -178,9 +181,15 @@ impl Job {
         s.bytes_sent = self.sent.load(Ordering::Relaxed);
         let end = i.ended.unwrap_or_else(Instant::now);
         s.elapsed_s = end.duration_since(self.started).as_secs_f64();
-        let moved = i.moved + i.moving_since.map_or(Duration::ZERO, |t| end.saturating_duration_since(t));
+        let moved = i.moved
+            + i.moving_since
+                .map_or(Duration::ZERO, |t| end.saturating_duration_since(t));
         let bytes = s.bytes_done.saturating_sub(s.bytes_resumed) as f64;
-        s.rate = if moved.is_zero() { 0.0 } else { bytes / moved.as_secs_f64() };
+        s.rate = if moved.is_zero() {
+            0.0
+        } else {
+            bytes / moved.as_secs_f64()
+        };
         s
     }
 
@@ -234,7 +243,11 @@ impl Job {
             if left.is_zero() {
                 break;
             }
-            i = self.changed.wait_timeout(i, left).unwrap_or_else(PoisonError::into_inner).0;
+            i = self
+                .changed
+                .wait_timeout(i, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         self.fill(&i)
     }
@@ -304,13 +317,21 @@ impl Jobs {
             started: Instant::now(),
             cancel: AtomicBool::new(false),
             sent: AtomicU64::new(0),
-            inner: Mutex::new(Inner { status, moving_since: None, moved: Duration::ZERO, ended: None }),
+            inner: Mutex::new(Inner {
+                status,
+                moving_since: None,
+                moved: Duration::ZERO,
+                ended: None,
+            }),
             changed: Condvar::new(),
         });
         let mut all = self.lock();
         all.insert(id, job.clone());
         if all.len() > KEEP {
-            let old = all.iter().find(|(_, j)| j.lock().status.state.is_final()).map(|(id, _)| *id);
+            let old = all
+                .iter()
+                .find(|(_, j)| j.lock().status.state.is_final())
+                .map(|(id, _)| *id);
             old.and_then(|id| all.remove(&id));
         }
         job
@@ -351,7 +372,8 @@ mod tests {
         let jobs = Jobs::default();
         let live = jobs.create(Direction::Send, PublicKey([1; 32]));
         for _ in 0..KEEP + 50 {
-            jobs.create(Direction::Receive, PublicKey([1; 32])).set_state(JobState::Done);
+            jobs.create(Direction::Receive, PublicKey([1; 32]))
+                .set_state(JobState::Done);
         }
         assert!(jobs.all().len() <= KEEP + 1);
         assert!(jobs.get(live.id).is_some());

@@ -92,7 +92,9 @@ impl Journal {
         let mut b = Vec::new();
         let read = sys::open_at(dir, NAME, libc::O_RDONLY, 0)
             .and_then(|f| f.take(MAX_LEN).read_to_end(&mut b));
-        read.ok().and_then(|_| Journal::decode(&b, id)).unwrap_or_default()
+        read.ok()
+            .and_then(|_| Journal::decode(&b, id))
+            .unwrap_or_default()
     }
 }
 
@@ -108,7 +110,6 @@ pub fn ranges(sorted: impl IntoIterator<Item = u32>) -> Vec<(u32, u32)> {
     out
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +119,10 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn some() -> Journal {
-        let mut j = Journal { done: ranges([0, 1, 2, 5, 9, 10]), ..Journal::default() };
+        let mut j = Journal {
+            done: ranges([0, 1, 2, 5, 9, 10]),
+            ..Journal::default()
+        };
         assert_eq!(j.done, [(0, 3), (5, 1), (9, 2)]);
         j.partial.entry(4).or_default().add(10, 20);
         j.partial.entry(4).or_default().add(64, 1 << 40);

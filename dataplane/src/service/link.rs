@@ -2,10 +2,10 @@
 //! jobs that we send, and getting a session back when it is lost.
 
 use super::Shared;
+use super::converse::{self, Outcome, Prepared};
 use super::job::{Direction, Job, JobState};
 use super::live::{Live, join_all};
 use super::manifest::{Offer, total, transfer_id};
-use super::outgoing::{self, Outcome, Prepared};
 use super::source::Origin;
 use super::{Dest, SendJob, Source};
 use crate::api::Session;
@@ -24,6 +24,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(100);
+/// As [`TICK`], while there is neither a session nor a job.
+const RESTING: Duration = Duration::from_secs(5);
 
 /// What a link is told.
 pub(super) enum Order {
@@ -73,21 +75,23 @@ impl Link {
     pub(super) fn start(shared: Arc<Shared>, peer: PublicKey) -> std::io::Result<Link> {
         let (tx, orders) = unbounded();
         let to_self = tx.clone();
-        let thread = std::thread::Builder::new().name("ctp96-link".into()).spawn(move || {
-            Runner {
-                shared,
-                peer,
-                orders,
-                to_self,
-                used: None,
-                queue: VecDeque::new(),
-                connector: None,
-                backoff: BACKOFF.0,
-                next_attempt: Instant::now(),
-                stopping: false,
-            }
-            .run();
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("ctp96-link".into())
+            .spawn(move || {
+                Runner {
+                    shared,
+                    peer,
+                    orders,
+                    to_self,
+                    used: None,
+                    queue: VecDeque::new(),
+                    connector: None,
+                    backoff: BACKOFF.0,
+                    next_attempt: Instant::now(),
+                    stopping: false,
+                }
+                .run();
+            })?;
         Ok(Link { orders: tx, thread })
     }
 }
@@ -95,7 +99,7 @@ impl Link {
 impl Runner {
     fn run(mut self) {
         while !self.stopping {
-            match self.orders.recv_timeout(if self.ready() { Duration::ZERO } else { TICK }) {
+            match self.orders.recv_timeout(self.pause()) {
                 Ok(o) => self.take(o),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.stopping = true,
@@ -119,7 +123,9 @@ impl Runner {
             }
         }
         for q in self.queue.drain(..) {
-            q.job.set_state(JobState::Failed { why: "the service has stopped".into() });
+            q.job.set_state(JobState::Failed {
+                why: "the service has stopped".into(),
+            });
         }
         self.tear_down();
         if let Some(c) = self.connector.take() {
@@ -127,9 +133,13 @@ impl Runner {
         }
     }
 
-    /// Whether a job can run at once.
-    fn ready(&self) -> bool {
-        !self.queue.is_empty() && self.used.is_some()
+    /// How long nothing but a new order is of interest.
+    fn pause(&self) -> Duration {
+        match (self.queue.is_empty(), &self.used) {
+            (false, Some(_)) => Duration::ZERO,
+            (true, None) => RESTING,
+            _ => TICK,
+        }
     }
 
     fn take(&mut self, order: Order) {
@@ -139,7 +149,12 @@ impl Runner {
             Order::Send(job, what) => {
                 self.next_attempt = Instant::now();
                 self.backoff = BACKOFF.0;
-                self.queue.push_back(Queued { job, what, prepared: None, waiting_since: None });
+                self.queue.push_back(Queued {
+                    job,
+                    what,
+                    prepared: None,
+                    waiting_since: None,
+                });
             }
             Order::Stop => self.stopping = true,
         }
@@ -153,7 +168,13 @@ impl Runner {
         self.tear_down();
         self.backoff = BACKOFF.0;
         match Live::start(session, self.shared.clone()) {
-            Ok((live, threads)) => self.used = Some(Used { live, threads, last_used: Instant::now() }),
+            Ok((live, threads)) => {
+                self.used = Some(Used {
+                    live,
+                    threads,
+                    last_used: Instant::now(),
+                })
+            }
             Err(why) => self.wait(&why),
         }
     }
@@ -194,7 +215,9 @@ impl Runner {
                 let why = format!("{why}; given up after {s} seconds of trying");
                 q.job.set_state(JobState::Failed { why });
             } else {
-                q.job.set_state(JobState::Waiting { why: why.to_owned() });
+                q.job.set_state(JobState::Waiting {
+                    why: why.to_owned(),
+                });
             }
         }
         self.queue.retain(|q| !q.job.status().state.is_final());
@@ -209,7 +232,10 @@ impl Runner {
         if self.used.is_some() {
             return;
         }
-        if matches!(e, ConnectError::UnknownPeer(_) | ConnectError::NoEndpoint(_)) {
+        if matches!(
+            e,
+            ConnectError::UnknownPeer(_) | ConnectError::NoEndpoint(_)
+        ) {
             for q in self.queue.drain(..) {
                 q.job.set_state(JobState::Failed { why: e.to_string() });
             }
@@ -226,13 +252,15 @@ impl Runner {
             return;
         }
         let (node, peer, to) = (self.shared.node.clone(), self.peer, self.to_self.clone());
-        let spawned = std::thread::Builder::new().name("ctp96-connect".into()).spawn(move || {
-            let order = match node.connect(&peer, ATTEMPT) {
-                Ok(s) => Order::Session(Box::new(s)),
-                Err(e) => Order::NoSession(e),
-            };
-            let _ = to.send(order);
-        });
+        let spawned = std::thread::Builder::new()
+            .name("ctp96-connect".into())
+            .spawn(move || {
+                let order = match node.connect(&peer, ATTEMPT) {
+                    Ok(s) => Order::Session(Box::new(s)),
+                    Err(e) => Order::NoSession(e),
+                };
+                let _ = to.send(order);
+            });
         match spawned {
             Ok(t) => {
                 self.connector = Some(t);
@@ -245,7 +273,9 @@ impl Runner {
     }
 
     fn send_next(&mut self) {
-        let (Some(mut q), Some(u)) = (self.queue.pop_front(), &mut self.used) else { return };
+        let (Some(mut q), Some(u)) = (self.queue.pop_front(), &mut self.used) else {
+            return;
+        };
         if q.prepared.is_none() {
             match prepare(&self.shared, &q.job, &q.what) {
                 Ok(p) => q.prepared = Some(p),
@@ -256,7 +286,7 @@ impl Runner {
             }
         }
         let Some(p) = &mut q.prepared else { return };
-        let outcome = outgoing::run(&u.live, p);
+        let outcome = converse::run(&u.live, p);
         u.last_used = Instant::now();
         self.backoff = BACKOFF.0;
         match outcome {
@@ -267,7 +297,9 @@ impl Runner {
                 }
             }
             Outcome::Lost(why) if u.live.violated() => {
-                let why = format!("{why}; nothing unverified was passed on. Check the memory and storage of both hosts, then send again");
+                let why = format!(
+                    "{why}; nothing unverified was passed on. Check the memory and storage of both hosts, then send again"
+                );
                 q.job.set_state(JobState::Failed { why });
             }
             Outcome::Lost(why) => {
@@ -305,7 +337,8 @@ fn prepare(shared: &Shared, job: &Arc<Job>, what: &SendJob) -> Result<Prepared, 
             origin
         }
     };
-    let sum = total(&origin.entries).ok_or("the sizes of the files add up to more than 2^64 bytes")?;
+    let sum =
+        total(&origin.entries).ok_or("the sizes of the files add up to more than 2^64 bytes")?;
     let (discard, dest) = match &what.dest {
         Dest::Dir(d) => (false, d.clone()),
         Dest::Discard => (true, String::new()),

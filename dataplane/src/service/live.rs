@@ -10,7 +10,7 @@ use super::message::{self, MAX_MESSAGE};
 use super::outgoing::{LaneWork, Outgoing, Step};
 use super::record::{HEAD, Head, Kind, next_record};
 use super::{Shared, receive};
-use crate::api::{LaneReceiver, LaneSender, RecvError, SendError, Session};
+use crate::api::{Closed, LaneReceiver, LaneSender, RecvError, SendError, Session};
 use crate::engine::ConnectError;
 use crate::stage::CloseReason;
 use crossbeam_channel::{SendTimeoutError, Sender, bounded};
@@ -28,6 +28,9 @@ const MAX_INCOMING: usize = 4;
 const EVENTS: usize = 64;
 /// Queued replies above which a worker waits before it adds one.
 const OUTBOX_SOFT: usize = 256;
+
+/// Queued messages that no well-behaved peer makes us have.
+const OUTBOX_HARD: usize = 1 << 16;
 
 /// A reply of the receiver of our objects.
 pub(super) type Reply = (Kind, Vec<u8>);
@@ -84,7 +87,9 @@ impl Live {
         for (i, (tx, rx)) in lanes.into_iter().enumerate() {
             let (a, b) = (live.clone(), live.clone());
             let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
-                std::thread::Builder::new().name(format!("ctp96-{name}-{index:x}-{i}")).spawn(f)
+                std::thread::Builder::new()
+                    .name(format!("ctp96-{name}-{index:x}-{i}"))
+                    .spawn(f)
             };
             let out = spawn("out", Box::new(move || lane_out(&a, i, tx)));
             let inn = spawn("in", Box::new(move || lane_in(&b, i, rx)));
@@ -112,11 +117,23 @@ impl Live {
             let why = lock(&self.why).clone();
             return Some(why.unwrap_or_else(|| "the session was closed".into()));
         }
-        let reason = self.session.closed()?;
-        if reason == CloseReason::Violation {
+        if self.shared.stopping.load(Ordering::Acquire) {
+            return Some("the service is stopping".into());
+        }
+        self.session
+            .closed()
+            .map(|reason| format!("the session ended: {reason}"))
+    }
+
+    /// Notes why a lane ended, and puts it in words.
+    fn lane_ended(&self, e: &RecvError) -> String {
+        if matches!(
+            e,
+            RecvError::Violation { .. } | RecvError::Closed(Closed(CloseReason::Violation))
+        ) {
             self.violated.store(true, Ordering::Release);
         }
-        Some(format!("the session ended: {reason}"))
+        e.to_string()
     }
 
     /// Whether it ended because data failed verification.
@@ -148,6 +165,9 @@ impl Live {
 
     /// Queues a control message; never waits.
     pub(super) fn post(&self, kind: Kind, tag: u64, body: Vec<u8>) {
+        if self.queued.load(Ordering::Acquire) > OUTBOX_HARD {
+            return self.fail("the peer asks much and takes no replies".into());
+        }
         lock(&self.outbox).queue.push_back((kind, tag, body));
         self.queued.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_all();
@@ -280,7 +300,10 @@ fn lane_out(live: &Live, lane: usize, mut tx: LaneSender) {
                 tx.set_compression(p);
             }
         }
-        match work.as_ref().map(|w| w.send_slot(&mut tx, &mut state, live)) {
+        match work
+            .as_ref()
+            .map(|w| w.send_slot(&mut tx, &mut state, live))
+        {
             Some(Step::Sent | Step::NoRoom) => continue,
             Some(Step::Closed) => break,
             Some(Step::Exhausted) => {
@@ -294,7 +317,11 @@ fn lane_out(live: &Live, lane: usize, mut tx: LaneSender) {
             && (lane != 0 || out.queue.is_empty())
             && !live.stopping.load(Ordering::Acquire);
         if idle {
-            drop(live.changed.wait_timeout(out, POLL).unwrap_or_else(PoisonError::into_inner));
+            drop(
+                live.changed
+                    .wait_timeout(out, POLL)
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
         }
     }
     live.changed.notify_all();
@@ -339,7 +366,7 @@ fn lane_in(live: &Arc<Live>, lane: usize, mut rx: LaneReceiver) {
         let got = match rx.try_slot() {
             Ok(slot) => take_slot(live, lane, &slot, &mut writer, &mut assembly),
             Err(RecvError::WouldBlock) => Ok(false),
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(live.lane_ended(&e)),
         };
         let got = match got {
             // Nothing is here: what was written is handed over before the lane sleeps.
@@ -351,7 +378,7 @@ fn lane_in(live: &Arc<Live>, lane: usize, mut rx: LaneReceiver) {
                 match rx.slot(POLL) {
                     Ok(slot) => take_slot(live, lane, &slot, &mut writer, &mut assembly),
                     Err(RecvError::TimedOut | RecvError::WouldBlock) => Ok(false),
-                    Err(e) => Err(e.to_string()),
+                    Err(e) => Err(live.lane_ended(&e)),
                 }
             }
             other => other,
@@ -366,9 +393,7 @@ fn lane_in(live: &Arc<Live>, lane: usize, mut rx: LaneReceiver) {
         }
     };
     writer.rest();
-    // A lane alone does not come back: the session ends with it. `ended` looks at the reason
-    // before that, so that a violation is not taken for an ordinary end.
-    let _ = live.ended();
+    // A lane alone does not come back: the session ends with it.
     live.fail(format!("the session ended: {ended}"));
 }
 

@@ -102,7 +102,9 @@ impl Offer {
         let mut r = Reader(body);
         let read = (|| Some((r.array()?, r.u8()?, r.u32()?, r.u64()?)))();
         let (id, flags, count, total) = read.ok_or(ManifestError::Malformed)?;
-        let dest = std::str::from_utf8(r.0).map_err(|_| ManifestError::Malformed)?.to_owned();
+        let dest = std::str::from_utf8(r.0)
+            .map_err(|_| ManifestError::Malformed)?
+            .to_owned();
         if flags > 7 || dest.len() > MAX_DEST {
             return Err(ManifestError::Malformed);
         }
@@ -110,7 +112,15 @@ impl Offer {
             return Err(ManifestError::TooLarge);
         }
         let (discard, again, full) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-        Ok(Offer { id, discard, again, full, dest, count, total })
+        Ok(Offer {
+            id,
+            discard,
+            again,
+            full,
+            dest,
+            count,
+            total,
+        })
     }
 }
 
@@ -141,7 +151,10 @@ pub fn decode_entries(body: &[u8], out: &mut Vec<Entry>) -> Result<(), ManifestE
         })();
         let (name, size, mtime_ns, mode) = read.ok_or(ManifestError::Malformed)?;
         let name = String::from_utf8(name.to_vec()).map_err(|e| NameError {
-            name: String::from_utf8_lossy(e.as_bytes()).chars().take(200).collect(),
+            name: String::from_utf8_lossy(e.as_bytes())
+                .chars()
+                .take(200)
+                .collect(),
             why: "it is not UTF-8",
         })?;
         check_name(&name)?;
@@ -156,7 +169,12 @@ pub fn decode_entries(body: &[u8], out: &mut Vec<Entry>) -> Result<(), ManifestE
         if out.len() == MAX_OBJECTS {
             return Err(ManifestError::TooLarge);
         }
-        out.push(Entry { name, size, mtime_ns, mode });
+        out.push(Entry {
+            name,
+            size,
+            mtime_ns,
+            mode,
+        });
     }
     Ok(())
 }
@@ -211,7 +229,12 @@ mod tests {
     const REG: u32 = libc::S_IFREG | 0o644;
 
     fn entry(name: &str) -> Entry {
-        Entry { name: name.into(), size: 5, mtime_ns: -3, mode: REG }
+        Entry {
+            name: name.into(),
+            size: 5,
+            mtime_ns: -3,
+            mode: REG,
+        }
     }
 
     proptest! {
@@ -249,12 +272,35 @@ mod tests {
         assert_eq!(Offer::decode(&offer.encode()), Ok(offer.clone()));
         assert_eq!(check(&offer, &key, &entries), Ok(()));
         assert!(check(&offer, &PublicKey([4; 32]), &entries).is_err());
-        assert!(check(&Offer { dest: "e".into(), ..offer.clone() }, &key, &entries).is_err());
-        assert!(check(&Offer { count: 1, ..offer.clone() }, &key, &entries).is_err());
+        assert!(
+            check(
+                &Offer {
+                    dest: "e".into(),
+                    ..offer.clone()
+                },
+                &key,
+                &entries
+            )
+            .is_err()
+        );
+        assert!(
+            check(
+                &Offer {
+                    count: 1,
+                    ..offer.clone()
+                },
+                &key,
+                &entries
+            )
+            .is_err()
+        );
         let mut other = entries.clone();
         other[1].mtime_ns += 1;
         assert!(check(&offer, &key, &other).is_err());
-        assert_eq!(unique(&[entry("a"), entry("a")]), Err(ManifestError::Twice("a".into())));
+        assert_eq!(
+            unique(&[entry("a"), entry("a")]),
+            Err(ManifestError::Twice("a".into()))
+        );
     }
 
     #[test]
@@ -266,12 +312,24 @@ mod tests {
         assert_eq!(one(entry("a/b")), Ok(()));
         assert!(matches!(one(entry("../b")), Err(ManifestError::Name(_))));
         assert!(matches!(
-            one(Entry { mode: libc::S_IFIFO, ..entry("a") }),
+            one(Entry {
+                mode: libc::S_IFIFO,
+                ..entry("a")
+            }),
             Err(ManifestError::Special(_))
         ));
-        assert!(one(Entry { size: u64::MAX, ..entry("a") }).is_err());
+        assert!(
+            one(Entry {
+                size: u64::MAX,
+                ..entry("a")
+            })
+            .is_err()
+        );
         let mut m = encode_entries(&[entry("abc")], 1 << 20).remove(0);
         m[2] = 0xff;
-        assert!(matches!(decode_entries(&m, &mut Vec::new()), Err(ManifestError::Name(_))));
+        assert!(matches!(
+            decode_entries(&m, &mut Vec::new()),
+            Err(ManifestError::Name(_))
+        ));
     }
 }

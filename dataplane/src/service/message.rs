@@ -66,9 +66,17 @@ pub fn encode_reason(index: u32, why: &str) -> Vec<u8> {
 pub fn decode_reason(body: &[u8]) -> Option<(u32, String)> {
     let mut r = Reader(body);
     let index = r.u32()?;
-    let text: String = String::from_utf8_lossy(r.0).chars().take(MAX_REASON).collect();
+    let text: String = String::from_utf8_lossy(r.0)
+        .chars()
+        .take(MAX_REASON)
+        .collect();
     // What a peer says is shown to people: no control characters.
-    Some((index, text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()))
+    Some((
+        index,
+        text.chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect(),
+    ))
 }
 
 /// One item of `Have`.
@@ -114,7 +122,10 @@ impl Have {
         match count {
             0 if start < end => Some(Have::Range { index, start, end }),
             0 => None,
-            _ => Some(Have::Done { first: index, count }),
+            _ => Some(Have::Done {
+                first: index,
+                count,
+            }),
         }
     }
 }
@@ -251,10 +262,25 @@ mod tests {
         };
         assert!(item(Have::Done { first: 0, count: 3 }));
         assert!(!item(Have::Done { first: 1, count: 3 }));
-        assert!(!item(Have::Done { first: u32::MAX, count: 2 }));
-        assert!(item(Have::Range { index: 2, start: 0, end: 100 }));
-        assert!(!item(Have::Range { index: 2, start: 0, end: 101 }));
-        assert!(!item(Have::Range { index: 3, start: 0, end: 1 }));
+        assert!(!item(Have::Done {
+            first: u32::MAX,
+            count: 2
+        }));
+        assert!(item(Have::Range {
+            index: 2,
+            start: 0,
+            end: 100
+        }));
+        assert!(!item(Have::Range {
+            index: 2,
+            start: 0,
+            end: 101
+        }));
+        assert!(!item(Have::Range {
+            index: 3,
+            start: 0,
+            end: 1
+        }));
     }
 
     #[test]

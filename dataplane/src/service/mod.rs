@@ -55,6 +55,8 @@
 //! following links, so nothing leads out of a receive root.
 
 mod accept;
+mod complete;
+mod converse;
 pub mod extents;
 mod incoming;
 mod job;
@@ -82,6 +84,7 @@ use incoming::lock;
 use job::{Job, Jobs};
 use link::{Link, Order};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -152,7 +155,10 @@ pub(crate) struct Shared {
     /// Whether this node verifies whole objects.
     full: bool,
     patience: Duration,
-    #[allow(clippy::type_complexity, reason = "a map from transfer to its waiting job")]
+    #[allow(
+        clippy::type_complexity,
+        reason = "a map from transfer to its waiting job"
+    )]
     suspended: Mutex<HashMap<(PublicKey, [u8; 32]), (Arc<Job>, Instant)>>,
     stopping: AtomicBool,
     links: Mutex<HashMap<PublicKey, Link>>,
@@ -164,14 +170,13 @@ impl Shared {
         if self.stopping.load(Ordering::Acquire) {
             return Err(ServiceError::Stopped);
         }
-        if !links.contains_key(&peer) {
-            let link = Link::start(self.clone(), peer).map_err(ServiceError::Thread)?;
-            links.insert(peer, link);
-        }
-        match links.get(&peer) {
-            Some(l) => l.orders.send(order).map_err(|_| ServiceError::Stopped),
-            None => Err(ServiceError::Stopped),
-        }
+        let link = match links.entry(peer) {
+            Entry::Occupied(e) => e.into_mut(),
+            Entry::Vacant(e) => {
+                e.insert(Link::start(self.clone(), peer).map_err(ServiceError::Thread)?)
+            }
+        };
+        link.orders.send(order).map_err(|_| ServiceError::Stopped)
     }
 }
 
@@ -221,7 +226,11 @@ impl Service {
             .name("ctp96-accept".into())
             .spawn(move || accept_sessions(&s))
             .map_err(ServiceError::Thread)?;
-        Ok(Service { shared, acceptor: Some(acceptor), _lock: file })
+        Ok(Service {
+            shared,
+            acceptor: Some(acceptor),
+            _lock: file,
+        })
     }
 
     /// Queues a job and returns at once. Jobs to the same peer run one after the other.

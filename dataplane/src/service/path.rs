@@ -21,7 +21,12 @@ pub struct NameError {
 /// Checks an object name: relative, UTF-8 (by its type), components separated by single `/`, no
 /// `.` or `..`, no NUL, at most [`MAX_NAME`] bytes, and not inside [`STAGING`].
 pub fn check_name(name: &str) -> Result<(), NameError> {
-    let bad = |why| Err(NameError { name: name.chars().take(200).collect(), why });
+    let bad = |why| {
+        Err(NameError {
+            name: name.chars().take(200).collect(),
+            why,
+        })
+    };
     if name.is_empty() {
         return bad("it is empty");
     }
@@ -60,7 +65,18 @@ mod tests {
 
     #[test]
     fn ordinary_names_pass() {
-        for n in ["a", "a/b", "a b/\u{e9}.txt", "...", "..a", "a..", ".hidden", "-rf", "\\", "a\nb"] {
+        for n in [
+            "a",
+            "a/b",
+            "a b/\u{e9}.txt",
+            "...",
+            "..a",
+            "a..",
+            ".hidden",
+            "-rf",
+            "\\",
+            "a\nb",
+        ] {
             assert_eq!(check_name(n), Ok(()), "{n:?}");
         }
         assert_eq!(check_name(&format!("{}/a", "x".repeat(255))), Ok(()));
@@ -73,8 +89,24 @@ mod tests {
         let long = "a/".repeat(2048) + "a";
         let component = "x".repeat(256);
         for n in [
-            "", "/", "/etc/passwd", "..", ".", "../a", "a/../b", "a/..", "a//b", "a/", "a/./b",
-            "./a", "a\0b", "//a", ".ctp96-partial/journal", ".ctp96-partial", &long, &component,
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            ".",
+            "../a",
+            "a/../b",
+            "a/..",
+            "a//b",
+            "a/",
+            "a/./b",
+            "./a",
+            "a\0b",
+            "//a",
+            ".ctp96-partial/journal",
+            ".ctp96-partial",
+            &long,
+            &component,
         ] {
             assert!(check_name(n).is_err(), "{n:?}");
         }

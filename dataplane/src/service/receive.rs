@@ -3,22 +3,20 @@
 use super::accept::{Accepted, Standing, accept};
 use super::incoming::{Event, Incoming, Table, lock, part_name};
 use super::job::{Job, JobState, push_failure};
-use super::journal::{Journal, ranges};
 use super::live::Live;
 use super::manifest::{self, Entry, MAX_MANIFEST, Offer};
 use super::message::{self, End, Reader};
-use super::path::split_name;
 use super::record::Kind;
 use super::{Shared, sys};
 use crate::crypto::receipt::{Receipt, Statement};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, FileTimes, Permissions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::HashMap;
+use std::fs::{File, Permissions};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// Bytes after which what was written is made durable and journalled.
 const JOURNAL_BYTES: u64 = 64 << 20;
@@ -26,9 +24,8 @@ const JOURNAL_BYTES: u64 = 64 << 20;
 const JOURNAL_TIME: Duration = Duration::from_secs(2);
 /// How often the worker looks around, and reports.
 const TICK: Duration = Duration::from_millis(200);
-/// Objects in one batch of completions; from [`SYNC_ALL`] on they are synced by one `syncfs`.
+/// Objects in one batch of completions.
 const BATCH: usize = 256;
-const SYNC_ALL: usize = 32;
 
 /// Why the worker ends before the transfer does.
 enum Stop {
@@ -42,29 +39,35 @@ enum Stop {
     Cancelled,
 }
 
-struct Receiving<'a> {
-    shared: &'a Shared,
-    live: &'a Live,
-    inc: &'a Incoming,
-    job: &'a Arc<Job>,
-    offer: &'a Offer,
-    entries: &'a [Entry],
-    full: bool,
-    accepted: Accepted,
+pub(super) struct Receiving<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) live: &'a Live,
+    pub(super) inc: &'a Incoming,
+    pub(super) job: &'a Arc<Job>,
+    pub(super) offer: &'a Offer,
+    pub(super) entries: &'a [Entry],
+    pub(super) full: bool,
+    pub(super) accepted: Accepted,
     /// What the sender said about objects that it sent whole.
-    ends: HashMap<u32, Option<[u8; 32]>>,
+    pub(super) ends: HashMap<u32, Option<[u8; 32]>>,
     /// Objects that are whole here and may wait for their end.
-    whole: Vec<u32>,
-    open: usize,
-    done_bytes: u64,
-    journalled: (u64, Instant),
+    pub(super) whole: Vec<u32>,
+    pub(super) open: usize,
+    pub(super) done_bytes: u64,
+    pub(super) journalled: (u64, Instant),
     /// Whether objects were completed since the last journal.
-    moved: bool,
-    reported: (u64, u64),
+    pub(super) moved: bool,
+    pub(super) reported: (u64, u64),
 }
 
 /// Runs until the transfer or its session ends.
-pub(super) fn run(shared: &Shared, live: &Live, inc: &Incoming, events: &Receiver<Event>, offer: &Offer) {
+pub(super) fn run(
+    shared: &Shared,
+    live: &Live,
+    inc: &Incoming,
+    events: &Receiver<Event>,
+    offer: &Offer,
+) {
     let mut entries = Vec::new();
     let job = shared.receive_job(live.session().peer(), &offer.id);
     let result = gather(inc, events, &mut entries).and_then(|()| {
@@ -76,9 +79,13 @@ pub(super) fn run(shared: &Shared, live: &Live, inc: &Incoming, events: &Receive
         Ok(state) => state,
         Err(Stop::Session) => {
             shared.suspend(live.session().peer(), offer.id, &job);
-            JobState::Waiting { why: "the session ended; the sender may come back".into() }
+            JobState::Waiting {
+                why: "the session ended; the sender may come back".into(),
+            }
         }
-        Err(Stop::Aborted(why)) => JobState::Failed { why: format!("given up by the sender: {why}") },
+        Err(Stop::Aborted(why)) => JobState::Failed {
+            why: format!("given up by the sender: {why}"),
+        },
         Err(Stop::Refused(why)) => {
             live.post_wait(Kind::Refuse, inc.tag, message::encode_reason(0, &why));
             JobState::Failed { why }
@@ -103,7 +110,8 @@ fn gather(inc: &Incoming, events: &Receiver<Event>, entries: &mut Vec<Entry>) ->
                 if bytes > MAX_MANIFEST {
                     return Err(Stop::Refused(manifest::ManifestError::TooLarge.to_string()));
                 }
-                manifest::decode_entries(&body, entries).map_err(|e| Stop::Refused(e.to_string()))?;
+                manifest::decode_entries(&body, entries)
+                    .map_err(|e| Stop::Refused(e.to_string()))?;
             }
             Ok(Event::Message(Kind::OfferEnd, _)) => return Ok(()),
             Ok(Event::Message(Kind::Abort, body)) => return Err(aborted(&body)),
@@ -131,11 +139,15 @@ fn receive(
     job: &Arc<Job>,
 ) -> Result<JobState, Stop> {
     let full = !offer.discard && (offer.full || shared.full);
-    let mut accepted = accept(&shared.cfg, &live.session().peer(), offer, entries, full)
-        .map_err(Stop::Refused)?;
+    let mut accepted =
+        accept(&shared.cfg, &live.session().peer(), offer, entries, full).map_err(Stop::Refused)?;
     let done = |s: &&Standing| **s == Standing::Done;
     let size_of = |i: usize| entries[i].size;
-    let there = accepted.standing.iter().enumerate().filter(|(_, s)| **s == Standing::Done);
+    let there = accepted
+        .standing
+        .iter()
+        .enumerate()
+        .filter(|(_, s)| **s == Standing::Done);
     let done_bytes: u64 = there.map(|(i, _)| size_of(i)).sum();
     let open = accepted.standing.len() - accepted.standing.iter().filter(done).count();
     let have = std::mem::take(&mut accepted.have);
@@ -188,7 +200,7 @@ fn receive(
 }
 
 impl Receiving<'_> {
-    fn table(&self) -> Option<&Table> {
+    pub(super) fn table(&self) -> Option<&Table> {
         self.inc.table.get()
     }
 
@@ -210,11 +222,14 @@ impl Receiving<'_> {
                 self.whole.extend(new);
             }
             self.complete_whole();
-            let received = self.table().map_or(0, |t| t.received.load(Ordering::Relaxed));
+            let received = self
+                .table()
+                .map_or(0, |t| t.received.load(Ordering::Relaxed));
             let fresh = received - self.journalled.0;
             let late = self.journalled.1.elapsed() > JOURNAL_TIME && (fresh > 0 || self.moved);
             if fresh >= JOURNAL_BYTES || late {
-                self.journal().map_err(|e| Stop::Refused(self.no_write(&e.to_string())))?;
+                self.journal()
+                    .map_err(|e| Stop::Refused(self.no_write(&e.to_string())))?;
             }
             self.report(received);
             if self.open == 0 {
@@ -235,7 +250,11 @@ impl Receiving<'_> {
     }
 
     fn no_write(&self, why: &str) -> String {
-        let place = self.accepted.place.as_ref().map(|p| p.shown.display().to_string());
+        let place = self
+            .accepted
+            .place
+            .as_ref()
+            .map(|p| p.shown.display().to_string());
         format!(
             "it cannot write to {}: {why}; when that is mended, send again: what is stored there \
              already is not sent again",
@@ -281,7 +300,10 @@ impl Receiving<'_> {
     /// Drops an object and its partial bytes.
     fn give_up(&mut self, index: u32, why: &str) {
         let i = index as usize;
-        if !matches!(self.accepted.standing[i], Standing::Open | Standing::Compare) {
+        if !matches!(
+            self.accepted.standing[i],
+            Standing::Open | Standing::Compare
+        ) {
             return;
         }
         self.accepted.standing[i] = Standing::Failed;
@@ -301,9 +323,13 @@ impl Receiving<'_> {
         self.job.update(|s| push_failure(s, text));
     }
 
-    fn fail(&mut self, index: u32, why: &str) {
+    pub(super) fn fail(&mut self, index: u32, why: &str) {
         self.give_up(index, why);
-        self.live.post_wait(Kind::Failed, self.inc.tag, message::encode_reason(index, why));
+        self.live.post_wait(
+            Kind::Failed,
+            self.inc.tag,
+            message::encode_reason(index, why),
+        );
     }
 
     /// Completes every object of which all bytes and the end are here.
@@ -322,134 +348,7 @@ impl Receiving<'_> {
         }
     }
 
-    /// Gives objects their final names: digest, mode, time and data first, then the rename, then
-    /// the directories. Only then are they reported as done.
-    fn complete(&mut self, batch: &[u32]) {
-        let Accepted { place: Some(place), .. } = &self.accepted else {
-            self.say_done(batch.iter().map(|&i| (i, None)).collect());
-            return;
-        };
-        let Ok(staging) = place.staging.try_clone() else { return };
-        let together = batch.len() >= SYNC_ALL;
-        let mut ready = Vec::with_capacity(batch.len());
-        let mut failed = Vec::new();
-        for &i in batch {
-            match self.prepare(i, !together) {
-                Ok(hash) => ready.push((i, hash)),
-                Err(why) => failed.push((i, why)),
-            }
-        }
-        if together && let Err(e) = sys::sync_fs(staging.as_fd()) {
-            failed.extend(ready.drain(..).map(|(i, _)| (i, e.to_string())));
-        }
-        let mut dirs: BTreeMap<String, OwnedFd> = BTreeMap::new();
-        let mut done = Vec::with_capacity(ready.len());
-        for (i, hash) in ready {
-            match self.place(i, &mut dirs) {
-                Ok(()) => done.push((i, hash)),
-                Err(e) => failed.push((i, format!("cannot be put in place: {e}"))),
-            }
-        }
-        for (_, fd) in dirs {
-            if let Err(e) = File::from(fd).sync_all() {
-                failed.extend(done.drain(..).map(|(i, _)| (i, e.to_string())));
-            }
-        }
-        for (i, why) in failed {
-            self.fail(i, &why);
-        }
-        self.say_done(done);
-    }
-
-    /// Checks an object and makes its bytes durable (unless the caller does it for many at once).
-    fn prepare(&mut self, index: u32, sync: bool) -> Result<Option<[u8; 32]>, String> {
-        let e = &self.entries[index as usize];
-        if e.is_dir() {
-            return Ok(None);
-        }
-        let text = |err: std::io::Error| err.to_string();
-        let compare = self.accepted.standing[index as usize] == Standing::Compare;
-        let file = if compare {
-            let Some(p) = &self.accepted.place else { return Ok(None) };
-            let (dir, leaf) = split_name(&e.name);
-            let dir = sys::open_dir_beneath(p.base.as_fd(), dir, false).map_err(text)?;
-            Arc::new(sys::open_at(dir.as_fd(), leaf, libc::O_RDONLY, 0).map_err(text)?)
-        } else {
-            match self.table().map(|t| t.part(index)) {
-                Some(Ok(Some(f))) => f,
-                Some(Err(err)) => return Err(text(err)),
-                _ => return Ok(None),
-            }
-        };
-        if let Some(t) = self.table() {
-            t.objects[index as usize].open.store(false, Ordering::Release);
-        }
-        if file.metadata().map_err(text)?.len() != e.size {
-            return Err("the stored object does not have its size; was it changed here?".into());
-        }
-        let mut hash = None;
-        if self.full {
-            let ours = self.hash(&file)?;
-            let theirs = match (e.size, self.ends.get(&index)) {
-                (0, _) => ours,
-                (_, Some(Some(h))) => *h,
-                _ => return Err("the sender gave no digest".into()),
-            };
-            if ours != theirs {
-                return Err("BLAKE3 of what was stored differs from the sender's".into());
-            }
-            hash = Some(ours);
-        }
-        if !compare {
-            file.set_permissions(Permissions::from_mode(e.mode & 0o777)).map_err(text)?;
-            file.set_times(FileTimes::new().set_modified(time_of(e.mtime_ns))).map_err(text)?;
-            if sync {
-                file.sync_all().map_err(text)?;
-            }
-        }
-        Ok(hash)
-    }
-
-    fn hash(&self, file: &Arc<File>) -> Result<[u8; 32], String> {
-        use std::os::unix::fs::FileExt;
-        let mut h = blake3::Hasher::new();
-        let mut buf = vec![0; 1 << 20];
-        let mut at = 0;
-        loop {
-            let n = file.read_at(&mut buf, at).map_err(|e| e.to_string())?;
-            if n == 0 {
-                return Ok(*h.finalize().as_bytes());
-            }
-            h.update(&buf[..n]);
-            at += n as u64;
-        }
-    }
-
-    /// Renames an object to its final name, or makes a directory.
-    fn place(&self, index: u32, dirs: &mut BTreeMap<String, OwnedFd>) -> std::io::Result<()> {
-        let e = &self.entries[index as usize];
-        let Some(p) = &self.accepted.place else { return Ok(()) };
-        if self.accepted.standing[index as usize] == Standing::Compare {
-            return Ok(());
-        }
-        if e.is_dir() {
-            sys::open_dir_beneath(p.base.as_fd(), &e.name, true)?;
-            return Ok(());
-        }
-        let (dir, leaf) = split_name(&e.name);
-        if !dirs.contains_key(dir) {
-            dirs.insert(dir.to_owned(), sys::open_dir_beneath(p.base.as_fd(), dir, true)?);
-        }
-        if let Some(to) = dirs.get(dir) {
-            sys::rename_at(p.staging.as_fd(), &part_name(index), to.as_fd(), leaf)?;
-        }
-        if let Some(t) = self.table() {
-            t.close(index);
-        }
-        Ok(())
-    }
-
-    fn say_done(&mut self, done: Vec<(u32, Option<[u8; 32]>)>) {
+    pub(super) fn say_done(&mut self, done: Vec<(u32, Option<[u8; 32]>)>) {
         let mut body = Vec::new();
         let mut bytes = 0;
         let mut receipts = Vec::new();
@@ -475,11 +374,15 @@ impl Receiving<'_> {
                 // Names in a manifest are never longer than a receipt allows.
                 Receipt::issue(&self.shared.cfg.identity, what).ok()
             });
-            let json = receipt.as_ref().and_then(|r| r.to_json().ok()).unwrap_or_default();
+            let json = receipt
+                .as_ref()
+                .and_then(|r| r.to_json().ok())
+                .unwrap_or_default();
             receipts.extend(receipt);
             message::encode_done(index, &json, &mut body);
             if body.len() > message::MAX_MESSAGE / 2 {
-                self.live.post_wait(Kind::Done, self.inc.tag, std::mem::take(&mut body));
+                self.live
+                    .post_wait(Kind::Done, self.inc.tag, std::mem::take(&mut body));
             }
         }
         if !body.is_empty() {
@@ -494,53 +397,34 @@ impl Receiving<'_> {
         });
     }
 
-    /// Makes what was written durable and writes it down.
-    fn journal(&mut self) -> std::io::Result<()> {
-        let (Some(t), Some(p)) = (self.inc.table.get(), &self.accepted.place) else { return Ok(()) };
-        let received = t.received.load(Ordering::Relaxed);
-        let dirty = std::mem::take(&mut *lock(&t.dirty));
-        let dirty: Vec<_> = dirty
-            .into_iter()
-            .filter(|&i| self.accepted.standing[i as usize] == Standing::Open)
-            // Taken before the sync: what is written meanwhile counts the next time.
-            .map(|i| (i, lock(&t.objects[i as usize].written).clone()))
-            .collect();
-        let together = dirty.len() >= SYNC_ALL;
-        for (i, x) in dirty {
-            if !together && let Some(f) = t.part(i)? {
-                f.sync_data()?;
-            }
-            self.accepted.durable.insert(i, x);
-        }
-        if together {
-            sys::sync_fs(p.staging.as_fd())?;
-        }
-        let standing = self.accepted.standing.iter().enumerate();
-        let done = standing.filter(|(_, s)| **s == Standing::Done).map(|(i, _)| i as u32);
-        let j = Journal { done: ranges(done), partial: self.accepted.durable.clone() };
-        j.store(p.staging.as_fd(), &self.offer.id)?;
-        self.journalled = (received, Instant::now());
-        self.moved = false;
-        Ok(())
-    }
-
     /// Tells sender and user how far it is, when that has changed.
     fn report(&mut self, received: u64) {
         let durable = match &self.accepted.place {
-            Some(_) => self.accepted.durable.values().map(|x| x.len()).sum::<u64>() + self.done_bytes,
+            Some(_) => {
+                self.accepted.durable.values().map(|x| x.len()).sum::<u64>() + self.done_bytes
+            }
             None => received,
         };
         if self.reported == (received, durable) {
             return;
         }
         self.reported = (received, durable);
-        self.live.post_wait(Kind::Progress, self.inc.tag, message::encode_progress(received, durable));
+        self.live.post_wait(
+            Kind::Progress,
+            self.inc.tag,
+            message::encode_progress(received, durable),
+        );
         self.job.sent.store(received, Ordering::Relaxed);
         self.job.update(|s| s.bytes_done = durable);
     }
 
     fn finish(&mut self) -> Result<JobState, Stop> {
-        let failed = self.accepted.standing.iter().filter(|s| **s == Standing::Failed).count();
+        let failed = self
+            .accepted
+            .standing
+            .iter()
+            .filter(|s| **s == Standing::Failed)
+            .count();
         if let Some(p) = &self.accepted.place {
             // Children before their parents: a mode without write permission must not stop us.
             for e in self.entries.iter().rev().filter(|e| e.is_dir()) {
@@ -548,16 +432,22 @@ impl Receiving<'_> {
                     File::from(d).set_permissions(Permissions::from_mode(e.mode & 0o777 | 0o700))
                 });
                 if let Err(err) = set {
-                    self.job.note(format!("{}: its mode could not be set: {err}", e.name));
+                    self.job
+                        .note(format!("{}: its mode could not be set: {err}", e.name));
                 }
             }
-            File::from(p.base.try_clone().map_err(|e| Stop::Refused(e.to_string()))?)
-                .sync_all()
-                .map_err(|e| Stop::Refused(self.no_write(&e.to_string())))?;
+            File::from(
+                p.base
+                    .try_clone()
+                    .map_err(|e| Stop::Refused(e.to_string()))?,
+            )
+            .sync_all()
+            .map_err(|e| Stop::Refused(self.no_write(&e.to_string())))?;
             // Nothing of it is needed any more. What cannot be removed does no harm.
             let _ = std::fs::remove_dir_all(&p.staging_path);
         }
-        self.live.post_wait(Kind::Finished, self.inc.tag, Vec::new());
+        self.live
+            .post_wait(Kind::Finished, self.inc.tag, Vec::new());
         if failed == 0 {
             return Ok(JobState::Done);
         }
@@ -565,9 +455,4 @@ impl Receiving<'_> {
         let why = format!("{failed} of {} objects failed: {first}", self.entries.len());
         Ok(JobState::Failed { why })
     }
-}
-
-fn time_of(ns: i64) -> SystemTime {
-    let d = Duration::from_nanos(ns.unsigned_abs());
-    if ns < 0 { UNIX_EPOCH - d } else { UNIX_EPOCH + d }
 }

@@ -123,7 +123,14 @@ pub enum RecordError {
 impl Head {
     /// A head of a control message.
     pub fn control(kind: Kind, tag: u64, len: usize, more: bool) -> Head {
-        Head { kind, more, tag, index: 0, len: len as u32, offset: 0 }
+        Head {
+            kind,
+            more,
+            tag,
+            index: 0,
+            len: len as u32,
+            offset: 0,
+        }
     }
 
     /// Writes the head to the start of `out`, which has at least 64 bytes.
@@ -163,7 +170,9 @@ impl Head {
 
 /// The next record of a slot's content: its head, its body, and what follows.
 pub fn next_record(content: &[u8]) -> Result<(Head, &[u8], &[u8]), RecordError> {
-    let (h, rest) = content.split_first_chunk::<HEAD>().ok_or(RecordError::Short)?;
+    let (h, rest) = content
+        .split_first_chunk::<HEAD>()
+        .ok_or(RecordError::Short)?;
     let head = Head::decode(h)?;
     let len = head.len as usize;
     let body = rest.get(..len).ok_or(RecordError::Length)?;

@@ -28,7 +28,11 @@ fn owned(fd: libc::c_long) -> Result<OwnedFd> {
 }
 
 fn done(r: libc::c_int) -> Result<()> {
-    if r < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+    if r < 0 {
+        Err(Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Opens `name`, one component, in `dir`; never through a symbolic link.
@@ -107,7 +111,11 @@ pub fn open_dir_beneath(root: BorrowedFd, rel: &str, create: bool) -> Result<Own
     match openat2_dir(root, rel) {
         Ok(fd) => return Ok(fd),
         // An old kernel or a seccomp filter: the walk below is as strict.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EAGAIN)) => {}
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::ENOSYS | libc::EPERM | libc::EAGAIN)
+            ) => {}
         Err(e) if create && e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
@@ -120,7 +128,10 @@ fn walk(root: BorrowedFd, rel: &str, create: bool) -> Result<OwnedFd> {
     let mut dir = root.try_clone_to_owned()?;
     for c in rel.split('/') {
         if matches!(c, "" | "." | "..") {
-            return Err(Error::new(ErrorKind::InvalidInput, "not a plain relative name"));
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "not a plain relative name",
+            ));
         }
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;
         let next = match open_at(dir.as_fd(), c, flags, 0) {
@@ -153,7 +164,15 @@ mod tests {
         for f in [open_dir_beneath, walk] {
             assert!(f(r.as_fd(), "in/side", false).is_ok());
             assert!(f(r.as_fd(), "new/er/dir", true).is_ok());
-            for hostile in ["link", "link/deep", "link/new", "inner/side", "..", "in/../..", "/etc"] {
+            for hostile in [
+                "link",
+                "link/deep",
+                "link/new",
+                "inner/side",
+                "..",
+                "in/../..",
+                "/etc",
+            ] {
                 assert!(f(r.as_fd(), hostile, true).is_err(), "{hostile}");
             }
             assert!(f(r.as_fd(), "absent", false).is_err());

@@ -18,7 +18,12 @@ const OPS: &[(&str, &[&str])] = &[
     ("lanes", &[]),
     ("hist", &[]),
     ("counters", &["check"]),
-    ("send", &["peer", "files", "zero", "random", "dir", "discard", "lanes", "compress"]),
+    (
+        "send",
+        &[
+            "peer", "files", "zero", "random", "dir", "discard", "lanes", "compress",
+        ],
+    ),
     ("job", &["id", "since", "wait_ms"]),
     ("jobs", &[]),
     ("cancel", &["id"]),
@@ -58,7 +63,12 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ApiError> {
             if fields.is_empty() {
                 return refuse(format!("unknown {what} `{field}`; it has none"));
             }
-            return refuse(unknown(&what, field, "its fields are", fields.iter().copied()));
+            return refuse(unknown(
+                &what,
+                field,
+                "its fields are",
+                fields.iter().copied(),
+            ));
         }
     }
     let mut f = Fields(map);
@@ -67,14 +77,20 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ApiError> {
         "peers" => Request::Peers,
         "lanes" => Request::Lanes,
         "hist" => Request::Hist,
-        "counters" => Request::Counters { check: f.flag("check")? },
+        "counters" => Request::Counters {
+            check: f.flag("check")?,
+        },
         "send" => Request::Send(send(f)?),
         "job" => {
             let wait_ms = f.number("wait_ms")?.unwrap_or(0);
             if wait_ms > MAX_WAIT_MS {
                 return refuse(format!("`wait_ms` is at most {MAX_WAIT_MS}"));
             }
-            Request::Job { id: f.id()?, since: f.number("since")?, wait_ms }
+            Request::Job {
+                id: f.id()?,
+                since: f.number("since")?,
+                wait_ms,
+            }
         }
         "jobs" => Request::Jobs,
         "cancel" => Request::Cancel { id: f.id()? },
@@ -92,7 +108,10 @@ fn send(mut f: Fields) -> Result<SendRequest, ApiError> {
             if files.is_empty() {
                 return refuse("`files` is empty; name at least one");
             }
-            if let Some(odd) = files.iter().find(|p| !p.starts_with('/') || p.contains('\0')) {
+            if let Some(odd) = files
+                .iter()
+                .find(|p| !p.starts_with('/') || p.contains('\0'))
+            {
                 return refuse(format!("{odd:?} is no absolute path, as `files` needs"));
             }
             SendSource::Files(files)
@@ -113,9 +132,18 @@ fn send(mut f: Fields) -> Result<SendRequest, ApiError> {
     };
     let compress = match f.text("compress")? {
         None => None,
-        Some(text) => Some(text.parse::<Policy>().map_err(|e| ApiError(e.to_string()))?),
+        Some(text) => Some(
+            text.parse::<Policy>()
+                .map_err(|e| ApiError(e.to_string()))?,
+        ),
     };
-    Ok(SendRequest { peer, source, dest, lanes, compress })
+    Ok(SendRequest {
+        peer,
+        source,
+        dest,
+        lanes,
+        compress,
+    })
 }
 
 /// The fields of a request that are not read yet.
@@ -135,7 +163,10 @@ impl Fields {
             None | Some(Value::Null) => Ok(None),
             Some(v) => match v.as_u64() {
                 Some(n) => Ok(Some(n)),
-                None => refuse(format!("`{name}` is a whole number from 0, not {}", shown(&v))),
+                None => refuse(format!(
+                    "`{name}` is a whole number from 0, not {}",
+                    shown(&v)
+                )),
             },
         }
     }
@@ -178,7 +209,10 @@ fn ops() -> impl Iterator<Item = &'static str> + Clone {
 }
 
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+    names
+        .map(|n| format!("`{n}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn unknown<'a>(
@@ -234,9 +268,20 @@ mod tests {
                 compress: Some("zstd:-1".parse().expect("a policy")),
                 ..send(SendSource::Zero(0), SendDest::Discard(true))
             }),
-            Request::Send(send(SendSource::Random(u64::MAX), SendDest::Dir(String::new()))),
-            Request::Job { id: 3, since: Some(9), wait_ms: 60_000 },
-            Request::Job { id: 0, since: None, wait_ms: 0 },
+            Request::Send(send(
+                SendSource::Random(u64::MAX),
+                SendDest::Dir(String::new()),
+            )),
+            Request::Job {
+                id: 3,
+                since: Some(9),
+                wait_ms: 60_000,
+            },
+            Request::Job {
+                id: 0,
+                since: None,
+                wait_ms: 0,
+            },
             Request::Jobs,
             Request::Cancel { id: 3 },
             Request::Stop,
@@ -262,26 +307,62 @@ mod tests {
             ("{\"op\":1}", "`op` is the name"),
             ("{\"op\":\"stauts\"}", "did you mean `status`?"),
             ("{\"op\":\"launch missiles\"}", "operations are `status`"),
-            ("{\"op\":\"status\",\"x\":1}", "unknown field of `status` `x`; it has none"),
-            ("{\"op\":\"job\",\"id\":1,\"snice\":2}", "did you mean `since`?"),
-            ("{\"op\":\"job\",\"id\":1,\"quux\":2}", "its fields are `id`, `since`, `wait_ms`"),
+            (
+                "{\"op\":\"status\",\"x\":1}",
+                "unknown field of `status` `x`; it has none",
+            ),
+            (
+                "{\"op\":\"job\",\"id\":1,\"snice\":2}",
+                "did you mean `since`?",
+            ),
+            (
+                "{\"op\":\"job\",\"id\":1,\"quux\":2}",
+                "its fields are `id`, `since`, `wait_ms`",
+            ),
             ("{\"op\":\"job\"}", "`id` is missing"),
-            ("{\"op\":\"cancel\",\"id\":-1}", "`id` is a whole number from 0, not -1"),
+            (
+                "{\"op\":\"cancel\",\"id\":-1}",
+                "`id` is a whole number from 0, not -1",
+            ),
             ("{\"op\":\"cancel\",\"id\":1.5}", "not 1.5"),
-            ("{\"op\":\"job\",\"id\":1,\"wait_ms\":60001}", "at most 60000"),
-            ("{\"op\":\"counters\",\"check\":\"yes\"}", "true or false, not \"yes\""),
+            (
+                "{\"op\":\"job\",\"id\":1,\"wait_ms\":60001}",
+                "at most 60000",
+            ),
+            (
+                "{\"op\":\"counters\",\"check\":\"yes\"}",
+                "true or false, not \"yes\"",
+            ),
             ("{\"op\":\"send\"}", "`peer` is missing"),
             ("{\"op\":\"send\",\"peer\":\"a\"}", "exactly one of"),
-            ("{\"op\":\"send\",\"peer\":\"a\",\"zero\":1,\"random\":1}", "exactly one of"),
-            ("{\"op\":\"send\",\"peer\":\"a\",\"files\":[]}", "name at least one"),
-            ("{\"op\":\"send\",\"peer\":\"a\",\"files\":[\"x\"]}", "\"x\" is no absolute path"),
-            ("{\"op\":\"send\",\"peer\":\"a\",\"files\":[1]}", "a list of texts, not 1"),
+            (
+                "{\"op\":\"send\",\"peer\":\"a\",\"zero\":1,\"random\":1}",
+                "exactly one of",
+            ),
+            (
+                "{\"op\":\"send\",\"peer\":\"a\",\"files\":[]}",
+                "name at least one",
+            ),
+            (
+                "{\"op\":\"send\",\"peer\":\"a\",\"files\":[\"x\"]}",
+                "\"x\" is no absolute path",
+            ),
+            (
+                "{\"op\":\"send\",\"peer\":\"a\",\"files\":[1]}",
+                "a list of texts, not 1",
+            ),
             (
                 "{\"op\":\"send\",\"peer\":\"a\",\"zero\":1,\"dir\":\"d\",\"discard\":true}",
                 "not both",
             ),
-            ("{\"op\":\"send\",\"peer\":\"a\",\"zero\":1,\"lanes\":129}", "1 to 128"),
-            ("{\"op\":\"send\",\"peer\":\"a\",\"zero\":1,\"compress\":\"rar\"}", "deflate:6"),
+            (
+                "{\"op\":\"send\",\"peer\":\"a\",\"zero\":1,\"lanes\":129}",
+                "1 to 128",
+            ),
+            (
+                "{\"op\":\"send\",\"peer\":\"a\",\"zero\":1,\"compress\":\"rar\"}",
+                "deflate:6",
+            ),
             ("{\"op\":\"status\"} x", "one JSON object"),
         ] {
             let got = refused(line);

@@ -26,7 +26,12 @@ pub(super) fn memory(sizes: &Sizes, snapshot: &Snapshot) -> MemoryReply {
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib << 10)
 }
 
 fn peer_name(key: &PublicKey, config: &Config) -> String {
@@ -80,11 +85,19 @@ impl Daemon {
         };
         line("key", info.public_key.clone());
         for c in &info.cores {
-            let cpu = c.cpu.map_or("not pinned".to_owned(), |n| format!("CPU {n}"));
-            line(&format!("core {}", c.id), format!("{cpu}, UDP {}, {}", c.addr, c.backend));
+            let cpu = c
+                .cpu
+                .map_or("not pinned".to_owned(), |n| format!("CPU {n}"));
+            line(
+                &format!("core {}", c.id),
+                format!("{cpu}, UDP {}, {}", c.addr, c.backend),
+            );
         }
         line("backend", info.backend_why.clone());
-        line("AEAD", format!("AES-256-GCM by {}: {}", info.provider, info.provider_why));
+        line(
+            "AEAD",
+            format!("AES-256-GCM by {}: {}", info.provider, info.provider_why),
+        );
         line(
             "FEC",
             format!(
@@ -92,7 +105,10 @@ impl Daemon {
                 info.fec_kernel, info.symbol_len, info.window_slots
             ),
         );
-        line("verify", format!("{}, compression {}", info.verify, config.compression.policy));
+        line(
+            "verify",
+            format!("{}, compression {}", info.verify, config.compression.policy),
+        );
         let snapshot = self.node.snapshot();
         line(
             "memory",
@@ -101,7 +117,11 @@ impl Daemon {
                 text::bytes(config.memory.budget.0),
                 text::bytes(self.sizes.session as u64),
                 config.session.lanes,
-                if snapshot.huge_pages { "2 MiB" } else { "4 KiB" },
+                if snapshot.huge_pages {
+                    "2 MiB"
+                } else {
+                    "4 KiB"
+                },
             ),
         );
         let peers: Vec<_> = config

@@ -77,7 +77,10 @@ impl Plan {
         engine.window = config.session.window_slots;
         engine.provider = match config.crypto.provider.name() {
             None => None,
-            Some(name) => Some(name.parse().map_err(|e| SetupError::Setting(format!("{e}")))?),
+            Some(name) => Some(
+                name.parse()
+                    .map_err(|e| SetupError::Setting(format!("{e}")))?,
+            ),
         };
         engine.level = config.verify.level;
         engine.compression = config.compression.policy;
@@ -113,7 +116,12 @@ impl Plan {
             receive,
             allow_discard: true,
         };
-        Ok(Plan { engine, service, sizes, warnings: warnings(config) })
+        Ok(Plan {
+            engine,
+            service,
+            sizes,
+            warnings: warnings(config),
+        })
     }
 }
 
@@ -132,7 +140,11 @@ fn cores(wanted: &Cores) -> Result<Vec<Option<usize>>, SetupError> {
         Cores::Auto => {
             let all = topology.lane_cpus(None);
             // The first one is left to the system, and to the threads that read and write files.
-            if all.len() > 1 { all[1..].to_vec() } else { all.to_vec() }
+            if all.len() > 1 {
+                all[1..].to_vec()
+            } else {
+                all.to_vec()
+            }
         }
         Cores::Count(n) => {
             let cpus = topology.lane_cpus(Some(*n));
@@ -157,7 +169,9 @@ fn peer_config(peer: &Peer, listen: IpAddr, ours: &Identity) -> Result<PeerConfi
         return Err(bad("its key is this node's own".into()));
     }
     if !ours.is_usable_peer(&key) {
-        return Err(bad("its key is no usable X25519 key; ask its owner again".into()));
+        return Err(bad(
+            "its key is no usable X25519 key; ask its owner again".into()
+        ));
     }
     let endpoint = match &peer.endpoint {
         None => None,
@@ -167,7 +181,12 @@ fn peer_config(peer: &Peer, listen: IpAddr, ours: &Identity) -> Result<PeerConfi
         None => None,
         Some(path) => Some(shared_key(path).map_err(bad)?),
     };
-    Ok(PeerConfig { key, name: peer.name.clone(), endpoint, psk })
+    Ok(PeerConfig {
+        key,
+        name: peer.name.clone(),
+        endpoint,
+        psk,
+    })
 }
 
 /// The address behind an endpoint, of the family that the sockets listen on.
@@ -178,7 +197,11 @@ fn resolve(endpoint: &str, listen: IpAddr) -> Result<SocketAddr, String> {
         .collect();
     let fits = |a: &&SocketAddr| a.is_ipv4() == listen.is_ipv4();
     found.iter().find(fits).copied().ok_or_else(|| {
-        let (have, other) = if listen.is_ipv4() { ("IPv4", "::") } else { ("IPv6", "0.0.0.0") };
+        let (have, other) = if listen.is_ipv4() {
+            ("IPv4", "::")
+        } else {
+            ("IPv6", "0.0.0.0")
+        };
         format!(
             "endpoint {endpoint} has no {have} address, and node.listen = \"{listen}\" is {have}; \
              listen on \"{other}\" instead"
@@ -213,7 +236,11 @@ fn warnings(config: &Config) -> Vec<String> {
     for (key, value, fixed) in [
         ("linger_us", s.linger_us, SLOT_LINGER_NS / 1_000),
         ("keepalive_s", s.keepalive_s, KEEPALIVE_NS / 1_000_000_000),
-        ("idle_close_s", s.idle_close_s, IDLE_CLOSE_NS / 1_000_000_000),
+        (
+            "idle_close_s",
+            s.idle_close_s,
+            IDLE_CLOSE_NS / 1_000_000_000,
+        ),
     ] {
         if value != fixed {
             out.push(format!(
@@ -282,7 +309,9 @@ mod tests {
     #[test]
     fn settings_arrive_at_engine_and_service() {
         let dir = Dir::new("settings");
-        Identity::from_secret(&[1; 32]).save(&dir.0.join("key"), false).expect("saved");
+        Identity::from_secret(&[1; 32])
+            .save(&dir.0.join("key"), false)
+            .expect("saved");
         let other = Identity::from_secret(&[2; 32]).public();
         let config = dir.config(&format!(
             "cores = 1\nport = 1234\nmtu = 9000\nbackend = \"udp\"\n[memory]\nbudget = \
@@ -293,13 +322,27 @@ mod tests {
         ));
         let plan = Plan::of(&config).expect("a good plan");
         let e = &plan.engine;
-        assert_eq!((e.port, e.mtu, e.lanes, e.repair_ahead), (1234, 9000, 3, Some(4)));
+        assert_eq!(
+            (e.port, e.mtu, e.lanes, e.repair_ahead),
+            (1234, 9000, 3, Some(4))
+        );
         assert_eq!((e.backend, e.cores.len()), (BackendChoice::Udp, 1));
         assert_eq!(e.provider.map(|p| p.name()), Some("aws-lc"));
-        assert_eq!(e.fixed_rate, Some(FixedRate { bytes_per_s: 1_000_000_000 }));
-        assert_eq!(e.peers[0].endpoint, Some("127.0.0.1:9".parse().expect("an address")));
+        assert_eq!(
+            e.fixed_rate,
+            Some(FixedRate {
+                bytes_per_s: 1_000_000_000
+            })
+        );
+        assert_eq!(
+            e.peers[0].endpoint,
+            Some("127.0.0.1:9".parse().expect("an address"))
+        );
         assert_eq!((e.peers[0].key, e.memory), (other, Some(1 << 30)));
-        assert_eq!(plan.sizes.session, 3 * plan.sizes.per_lane * plan.sizes.buffer);
+        assert_eq!(
+            plan.sizes.session,
+            3 * plan.sizes.per_lane * plan.sizes.buffer
+        );
         let rule = &plan.service.receive[0];
         assert_eq!((rule.peer, rule.max_bytes), (other, Some(1_000_000_000)));
         // One for the keepalive, one for the directory.
@@ -316,7 +359,9 @@ mod tests {
         fs::set_permissions(&psk, fs::Permissions::from_mode(0o600)).expect("set");
         let other = Identity::from_secret(&[2; 32]).public();
         let peer = |key: &PublicKey, more: &str| {
-            dir.config(&format!("[[peer]]\nname = \"b\"\nkey = \"{key}\"\n{more}\n"))
+            dir.config(&format!(
+                "[[peer]]\nname = \"b\"\nkey = \"{key}\"\n{more}\n"
+            ))
         };
         for (config, want) in [
             (dir.config("cores = 64"), "node.cores"),
@@ -324,9 +369,18 @@ mod tests {
             (dir.config("[memory]\nbudget = \"67MiB\""), "memory budget"),
             (peer(&ours.public(), ""), "this node's own"),
             (peer(&PublicKey([0; 32]), ""), "no usable X25519 key"),
-            (peer(&other, "endpoint = \"[::1]:9\""), "listen on \"::\" instead"),
-            (peer(&other, "psk_file = \"/nonexistent/psk\""), "pre-shared key"),
-            (peer(&other, &format!("psk_file = \"{}\"", psk.display())), "44 characters"),
+            (
+                peer(&other, "endpoint = \"[::1]:9\""),
+                "listen on \"::\" instead",
+            ),
+            (
+                peer(&other, "psk_file = \"/nonexistent/psk\""),
+                "pre-shared key",
+            ),
+            (
+                peer(&other, &format!("psk_file = \"{}\"", psk.display())),
+                "44 characters",
+            ),
         ] {
             if std::thread::available_parallelism().is_ok_and(|n| n.get() >= 64) {
                 continue;
