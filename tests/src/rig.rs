@@ -78,8 +78,9 @@ pub struct Tap<B> {
     to: SocketAddr,
     /// Last packet number in the data and the control space.
     last_pn: [Option<u64>; 2],
+    /// Lost since the last flush.
+    unreported: u64,
     lost: u64,
-    total_lost: u64,
     committed: u64,
     /// What happens to the frames that follow.
     pub capture: Capture,
@@ -96,8 +97,8 @@ impl<B: Backend> Tap<B> {
             damage,
             to: A,
             last_pn: [None; 2],
+            unreported: 0,
             lost: 0,
-            total_lost: 0,
             committed: 0,
             capture: Capture::Off,
             captured: Vec::new(),
@@ -111,7 +112,7 @@ impl<B: Backend> Tap<B> {
 
     /// Frames that the tap kept from the wire.
     pub fn lost(&self) -> u64 {
-        self.total_lost
+        self.lost
     }
 
     /// Frames that the core has sent.
@@ -175,8 +176,8 @@ impl<B: Backend> Backend for Tap<B> {
                 return self.inner.commit(short);
             }
         }
+        self.unreported += 1;
         self.lost += 1;
-        self.total_lost += 1;
     }
 
     fn cancel(&mut self, frame: TxFrame) {
@@ -186,7 +187,7 @@ impl<B: Backend> Backend for Tap<B> {
     fn flush(&mut self) -> io::Result<FlushReport> {
         let mut report = self.inner.flush()?;
         // As with a wire: what is lost behind this end was sent.
-        report.sent_frames += std::mem::take(&mut self.lost);
+        report.sent_frames += std::mem::take(&mut self.unreported);
         Ok(report)
     }
 

@@ -3,10 +3,14 @@
 
 use ctp96::backend::Backend;
 use ctp96::backend::sim::{Link, SimNet};
+use ctp96::control::api::parse_request;
 use ctp96::control::config::{Config, EXAMPLE};
 use ctp96::crypto::identity::Identity;
 use ctp96::obs::Counter;
 use ctp96::proto::manager::{Manager, ManagerEvent, Options, PeerConfig};
+use ctp96::service::manifest::{self, Entry, Offer};
+use ctp96::service::message::{self, End, Have};
+use ctp96::service::record::{self, HEAD, Head};
 use ctp96::stage::{Preamble, SlotFlags};
 use ctp96::verify::Digest;
 use ctp96::wire::Header;
@@ -301,6 +305,207 @@ fn configurations() {
                     false
                 }
             }
+        },
+    );
+}
+
+#[test]
+fn control_requests() {
+    let corpus = [
+        r#"{"op":"status"}"#,
+        r#"{"op":"counters","check":true}"#,
+        r#"{"op":"send","peer":"archive","files":["/a b","/c"],"dir":"in/x","lanes":3}"#,
+        r#"{"op":"send","peer":"b","zero":1073741824,"discard":true,"compress":"zstd:1"}"#,
+        r#"{"op":"send","peer":"b","random":18446744073709551615}"#,
+        r#"{"op":"job","id":3,"since":9,"wait_ms":500}"#,
+        r#"{"op":"cancel","id":0}"#,
+    ]
+    .map(|line| line.as_bytes().to_vec());
+    fuzz("control request", &corpus, |input| {
+        match parse_request(input) {
+            Ok(r) => {
+                let line = r.to_line();
+                assert_eq!(line.matches('\n').count(), 1, "one line");
+                assert_eq!(
+                    parse_request(line.as_bytes()),
+                    Ok(r),
+                    "written and read again"
+                );
+                true
+            }
+            Err(e) => {
+                assert!(!e.0.is_empty(), "a refusal says why");
+                false
+            }
+        }
+    });
+}
+
+#[test]
+fn service_records() {
+    let head = |kind, len: u32, index, offset| {
+        let mut h = [0; HEAD];
+        Head {
+            kind,
+            more: false,
+            tag: 77,
+            index,
+            len,
+            offset,
+        }
+        .encode(&mut h);
+        h.to_vec()
+    };
+    let offer = head(record::Kind::Offer, 0, 0, 0);
+    let data = [head(record::Kind::Data, 100, 3, 1 << 40), vec![7; 128]].concat();
+    let two = [
+        head(record::Kind::Done, 8, 0, 0),
+        vec![1; 64],
+        offer.clone(),
+    ]
+    .concat();
+    fuzz("service records", &[offer, data, two], |input| {
+        let mut rest = input;
+        while !rest.is_empty() {
+            let Ok((head, body, after)) = record::next_record(rest) else {
+                return false;
+            };
+            assert_eq!(body.len(), head.len as usize);
+            assert!(
+                after.len() < rest.len(),
+                "a record that takes nothing never ends"
+            );
+            let mut again = [0; HEAD];
+            head.encode(&mut again);
+            assert_eq!(again[..], rest[..HEAD], "an accepted head has one encoding");
+            rest = after;
+        }
+        !input.is_empty()
+    });
+}
+
+#[test]
+fn service_manifests() {
+    let entry = |name: &str, size, mode| Entry {
+        name: name.into(),
+        size,
+        mtime_ns: -1,
+        mode,
+    };
+    let entries = [
+        entry("a.bin", 1 << 40, libc::S_IFREG | 0o644),
+        entry("dir", 0, libc::S_IFDIR | 0o755),
+        entry("dir/été/x", 0, libc::S_IFREG),
+    ];
+    let corpus = manifest::encode_entries(&entries, 1 << 20);
+    fuzz("manifest entries", &corpus, |input| {
+        let mut out = Vec::new();
+        if manifest::decode_entries(input, &mut out).is_err() {
+            return false;
+        }
+        for e in &out {
+            let path = std::path::Path::new(&e.name);
+            let inside = path
+                .components()
+                .all(|c| matches!(c, std::path::Component::Normal(_)));
+            assert!(
+                inside && !e.name.is_empty(),
+                "{:?} leaves its folder",
+                e.name
+            );
+            assert!(!e.name.contains('\0') && e.size <= i64::MAX as u64);
+        }
+        assert_eq!(manifest::encode_entries(&out, usize::MAX).concat(), input);
+        true
+    });
+    let offer = Offer {
+        id: [5; 32],
+        discard: false,
+        again: true,
+        full: true,
+        dest: "in/2026".into(),
+        count: 3,
+        total: 1 << 40,
+    };
+    fuzz(
+        "transfer offer",
+        &[offer.encode()],
+        |input| match Offer::decode(input) {
+            Ok(o) => {
+                assert_eq!(o.encode(), input, "an accepted offer has one encoding");
+                true
+            }
+            Err(_) => false,
+        },
+    );
+}
+
+#[test]
+fn service_replies() {
+    let mut have = Vec::new();
+    Have::Done { first: 2, count: 9 }.encode(&mut have);
+    Have::Range {
+        index: 1,
+        start: 64,
+        end: 1 << 41,
+    }
+    .encode(&mut have);
+    fuzz("have", &[have], |input| {
+        let mut r = message::Reader(input);
+        while !r.at_end() {
+            let Some(h) = Have::decode(&mut r) else {
+                return false;
+            };
+            let mut again = Vec::new();
+            h.encode(&mut again);
+            assert_eq!(Have::decode(&mut message::Reader(&again)), Some(h));
+        }
+        true
+    });
+    let mut done = Vec::new();
+    message::encode_done(4, "{}", &mut done);
+    message::encode_done(5, "", &mut done);
+    fuzz("done", &[done], |input| {
+        let mut r = message::Reader(input);
+        while !r.at_end() {
+            if message::decode_done(&mut r).is_none() {
+                return false;
+            }
+        }
+        true
+    });
+    let mut ends = Vec::new();
+    End {
+        index: 1,
+        hash: None,
+    }
+    .encode(&mut ends);
+    End {
+        index: 2,
+        hash: Some([3; 32]),
+    }
+    .encode(&mut ends);
+    fuzz("ends", &[ends], |input| {
+        let mut r = message::Reader(input);
+        let mut again = Vec::new();
+        while !r.at_end() {
+            let Some(e) = End::decode(&mut r) else {
+                return false;
+            };
+            e.encode(&mut again);
+        }
+        assert_eq!(again, input, "an accepted list has one encoding");
+        true
+    });
+    fuzz(
+        "reason",
+        &[message::encode_reason(9, "no room on the disk")],
+        |input| {
+            let Some((_, text)) = message::decode_reason(input) else {
+                return false;
+            };
+            assert!(!text.chars().any(char::is_control), "it is shown to people");
+            true
         },
     );
 }
