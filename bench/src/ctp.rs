@@ -66,7 +66,11 @@ impl Contender for Ctp {
 impl Setup {
     /// The same run seen from the other side.
     pub fn swapped(&self) -> Setup {
-        Setup { secret: self.peer, peer: self.secret, ..self.clone() }
+        Setup {
+            secret: self.peer,
+            peer: self.secret,
+            ..self.clone()
+        }
     }
 
     fn node(&self, core: usize, listen: SocketAddr, to: Option<SocketAddr>) -> Result<Node> {
@@ -91,7 +95,14 @@ impl Setup {
 
 /// Sends the job's payload to `to`.
 pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
-    let any = SocketAddr::new(if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() }, 0);
+    let any = SocketAddr::new(
+        if to.is_ipv4() {
+            [0, 0, 0, 0].into()
+        } else {
+            [0u16; 8].into()
+        },
+        0,
+    );
     let node = setup.node(job.core, any, Some(to))?;
     let session = node.connect(&Identity::from_secret(&setup.peer).public(), STALL)?;
     let (mut lane, _) = session.lane(0)?;
@@ -113,7 +124,9 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
 /// Accepts one session and receives the job's payload.
 pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
     let node = setup.node(job.core, SocketAddr::new(bind, 0), None)?;
-    peer::say(&Ready { addr: node.local_addr() })?;
+    peer::say(&Ready {
+        addr: node.local_addr(),
+    })?;
     let session = node.accept(STALL)?;
     let (_, mut lane) = session.lane(0)?;
     let meter = Meter::start()?;

@@ -219,7 +219,9 @@ fn compare(link: &Link, congestion: &[String], ctp: &[String]) -> Result<()> {
     for row in ctp {
         let (backend, verify) = row.split_once(':').unwrap_or((row, "fast"));
         if !["auto", "udp", "io_uring"].contains(&backend) || !["fast", "full"].contains(&verify) {
-            return Err(format!("`{row}` is no row; give for instance auto:fast or udp:full").into());
+            return Err(
+                format!("`{row}` is no row; give for instance auto:fast or udp:full").into(),
+            );
         }
         contenders.push(Box::new(ctp::Ctp {
             backend: backend.to_owned(),

@@ -7,8 +7,8 @@
 
 use crate::Result;
 use crate::baseline::{tcp, tls};
-use crate::ctp;
 use crate::contender::{Sample, Task};
+use crate::ctp;
 use ::tests::lab::{Host, Lab};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -168,12 +168,7 @@ pub fn pin(core: usize) -> Result<()> {
 }
 
 /// Runs sender and receiver in the two hosts of `lab` and puts their reports together.
-pub fn run_pair(
-    lab: &Lab,
-    task: &Task,
-    congestion: &str,
-    stack: Stack,
-) -> Result<Sample> {
+pub fn run_pair(lab: &Lab, task: &Task, congestion: &str, stack: Stack) -> Result<Sample> {
     let other = match &stack {
         Stack::Ctp(setup) => Stack::Ctp(setup.swapped()),
         same => same.clone(),

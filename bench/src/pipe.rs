@@ -161,7 +161,8 @@ fn bare_seal(provider: Provider, len: usize, core: usize) -> Result<f64> {
     let plain = vec![3; len];
     let mut out = vec![0; len + 16];
     timed(len, |n| {
-        key.seal(&nonce(n), &[0; 24], &plain, &mut out).map_err(|e| e.to_string().into())
+        key.seal(&nonce(n), &[0; 24], &plain, &mut out)
+            .map_err(|e| e.to_string().into())
     })
 }
 
@@ -262,10 +263,12 @@ fn end(
     let (tx, rx) = lane_ends(ends, Policy::None, true, (stats("send"), stats("receive")));
     let (commands, commands_rx) = bounded(4);
     let (events, _) = bounded(4);
-    commands.send(CoreCommand::Open {
-        local_index: 1,
-        lane: Box::new(lane),
-    }).map_err(|_| "the command channel is closed")?;
+    commands
+        .send(CoreCommand::Open {
+            local_index: 1,
+            lane: Box::new(lane),
+        })
+        .map_err(|_| "the command channel is closed")?;
     let core = Core::new(0, backend, commands_rx, events, stats("core"));
     Ok(End {
         core,
@@ -278,7 +281,10 @@ fn end(
 fn one_run(plan: &Plan, provider: Provider, symbol_len: usize, level: Level) -> Result<f64> {
     let addr = |n: u8| SocketAddr::from(([127, 0, 0, n], 9696));
     let (a, b) = mem::pair(addr(1), addr(2), BUFFERS)?;
-    let arena = Arena::new(2 * bufs_per_lane(96), ctp96::stage::Lane::buf_len(symbol_len))?;
+    let arena = Arena::new(
+        2 * bufs_per_lane(96),
+        ctp96::stage::Lane::buf_len(symbol_len),
+    )?;
     let mut left = end(a, addr(2), &arena, provider, symbol_len, level, true)?;
     let mut right = end(b, addr(1), &arena, provider, symbol_len, level, false)?;
     let clock = Clock::start();

@@ -8,15 +8,24 @@ use std::time::Duration;
 
 const WAIT: Duration = Duration::from_secs(20);
 
-fn pair(f: impl Fn(NodeBuilder) -> NodeBuilder) -> (Node, Node, ctp96::api::Session, ctp96::api::Session) {
-    let (a, b) = (Identity::generate().expect("random"), Identity::generate().expect("random"));
+fn pair(
+    f: impl Fn(NodeBuilder) -> NodeBuilder,
+) -> (Node, Node, ctp96::api::Session, ctp96::api::Session) {
+    let (a, b) = (
+        Identity::generate().expect("random"),
+        Identity::generate().expect("random"),
+    );
     let any = "127.0.0.1:0".parse().expect("literal");
-    let server = f(Node::builder(b.clone()).listen(any).peer("a", a.public(), None))
-        .start()
-        .expect("server starts");
-    let client = f(Node::builder(a).listen(any).peer("b", b.public(), Some(server.local_addr())))
-        .start()
-        .expect("client starts");
+    let server = f(Node::builder(b.clone())
+        .listen(any)
+        .peer("a", a.public(), None))
+    .start()
+    .expect("server starts");
+    let client = f(Node::builder(a)
+        .listen(any)
+        .peer("b", b.public(), Some(server.local_addr())))
+    .start()
+    .expect("client starts");
     let out = client.connect(&b.public(), WAIT).expect("connects");
     let inc = server.accept(WAIT).expect("accepts");
     (client, server, out, inc)
@@ -37,13 +46,27 @@ fn messages_both_ways(backend: BackendChoice) {
     let (client, server, out, inc) = pair(|b| b.backend(backend));
     let (mut tx, mut back) = out.lane(0).expect("lane 0");
     let (mut reply, mut rx) = inc.lane(0).expect("lane 0");
-    let sizes = [0, 1, 5, 100, 1408, 16 << 10, (16 << 10) + 1, 90_000, 300_000, 16 << 20];
+    let sizes = [
+        0,
+        1,
+        5,
+        100,
+        1408,
+        16 << 10,
+        (16 << 10) + 1,
+        90_000,
+        300_000,
+        16 << 20,
+    ];
     let t = std::thread::spawn(move || {
         let mut m = Vec::new();
         for _ in 0..2 {
             for (i, n) in sizes.into_iter().enumerate() {
                 rx.recv_timeout(&mut m, WAIT).expect("a message");
-                assert!(m == noise(n, i as u64 + 1), "message {i} of {n} bytes differs");
+                assert!(
+                    m == noise(n, i as u64 + 1),
+                    "message {i} of {n} bytes differs"
+                );
             }
         }
         reply.send(b"done").expect("sends");
@@ -83,7 +106,11 @@ fn slots_are_written_in_place_and_read_in_place() {
             for i in 0..500u32 {
                 let view = rx.slot(WAIT).expect("a slot");
                 assert_eq!(view.len(), 70_000 + i as usize);
-                assert!(view.chunks(4).enumerate().all(|(j, c)| c == &((j as u32 / 7) ^ i).to_le_bytes()[..c.len()]));
+                assert!(
+                    view.chunks(4)
+                        .enumerate()
+                        .all(|(j, c)| c == &((j as u32 / 7) ^ i).to_le_bytes()[..c.len()])
+                );
             }
         });
         for i in 0..500u32 {

@@ -50,4 +50,3 @@ pub enum RecvError {
     #[error(transparent)]
     Closed(#[from] Closed),
 }
-

@@ -59,8 +59,12 @@ impl Assembler {
 
 fn records_are_whole(mut c: &[u8]) -> bool {
     while !c.is_empty() {
-        let Some((len, rest)) = c.split_first_chunk::<4>() else { return false };
-        let Some(rest) = rest.get(u32::from_le_bytes(*len) as usize..) else { return false };
+        let Some((len, rest)) = c.split_first_chunk::<4>() else {
+            return false;
+        };
+        let Some(rest) = rest.get(u32::from_le_bytes(*len) as usize..) else {
+            return false;
+        };
         c = rest;
     }
     true

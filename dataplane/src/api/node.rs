@@ -31,7 +31,12 @@ impl NodeBuilder {
 
     /// Lets a peer in, and names it; `endpoint` is needed to connect to it.
     pub fn peer(self, name: &str, key: PublicKey, endpoint: Option<SocketAddr>) -> NodeBuilder {
-        self.peer_config(PeerConfig { name: name.to_owned(), key, endpoint, psk: None })
+        self.peer_config(PeerConfig {
+            name: name.to_owned(),
+            key,
+            endpoint,
+            psk: None,
+        })
     }
 
     /// As [`NodeBuilder::peer`], with every setting.
@@ -111,7 +116,9 @@ impl NodeBuilder {
 
     /// Opens sockets, sizes memory, starts the threads.
     pub fn start(self) -> Result<Node, StartError> {
-        Ok(Node { engine: Arc::new(Engine::start(self.cfg)?) })
+        Ok(Node {
+            engine: Arc::new(Engine::start(self.cfg)?),
+        })
     }
 }
 
@@ -124,7 +131,9 @@ pub struct Node {
 impl Node {
     /// Settings for a node with this identity.
     pub fn builder(identity: Identity) -> NodeBuilder {
-        NodeBuilder { cfg: EngineConfig::new(identity) }
+        NodeBuilder {
+            cfg: EngineConfig::new(identity),
+        }
     }
 
     /// A node from a whole configuration.

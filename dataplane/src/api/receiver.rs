@@ -80,13 +80,19 @@ impl LaneReceiver {
     /// The next slot, if it has arrived; it goes back to the window when the view is dropped.
     pub fn try_slot(&mut self) -> Result<SlotView<'_>, RecvError> {
         let content = self.open_next()?;
-        Ok(SlotView { content, lane: self })
+        Ok(SlotView {
+            content,
+            lane: self,
+        })
     }
 
     /// As [`LaneReceiver::try_slot`], waiting at most `timeout`.
     pub fn slot(&mut self, timeout: Duration) -> Result<SlotView<'_>, RecvError> {
         let content = self.wait_next(Instant::now().checked_add(timeout))?;
-        Ok(SlotView { content, lane: self })
+        Ok(SlotView {
+            content,
+            lane: self,
+        })
     }
 
     /// Waits for the next message and puts it into `out` (replacing what was there).
@@ -153,7 +159,11 @@ impl LaneReceiver {
         let ready = self.shared.rx_ready.wait(left, || {
             self.reader.state(self.next) == Some(SlotState::Ready) || self.shared.closed().is_some()
         });
-        if ready { Ok(()) } else { Err(RecvError::TimedOut) }
+        if ready {
+            Ok(())
+        } else {
+            Err(RecvError::TimedOut)
+        }
     }
 
     fn wait_next(&mut self, deadline: Option<Instant>) -> Result<Content, RecvError> {
@@ -168,7 +178,10 @@ impl LaneReceiver {
     fn violation(&mut self, what: &'static str) -> RecvError {
         self.stats.counters.add(Counter::CoherenceViolations, 1);
         self.shared.close(CloseReason::Violation);
-        RecvError::Violation { slot: self.next, what }
+        RecvError::Violation {
+            slot: self.next,
+            what,
+        }
     }
 
     /// Takes slot `next`, decompresses and verifies it. Nothing unverified leaves this function.
@@ -185,7 +198,9 @@ impl LaneReceiver {
                 None => RecvError::WouldBlock,
             });
         }
-        let Some(slot) = self.reader.get(self.next) else { return Err(RecvError::WouldBlock) };
+        let Some(slot) = self.reader.get(self.next) else {
+            return Err(RecvError::WouldBlock);
+        };
         let bytes = &slot.buf[..slot.len as usize];
         let start = host_monotonic_ns();
         let mut decompressed = start;
@@ -225,9 +240,13 @@ impl LaneReceiver {
         };
         let now = host_monotonic_ns();
         if p.codec != 0 {
-            self.stats.hists.record(Hist::StageDecompress, decompressed - start);
+            self.stats
+                .hists
+                .record(Hist::StageDecompress, decompressed - start);
         }
-        self.stats.hists.record(Hist::StageDigest, now - decompressed);
+        self.stats
+            .hists
+            .record(Hist::StageDigest, now - decompressed);
         if self.same_host {
             let t = now.saturating_sub(p.committed_at);
             if t < ONE_WAY_MAX {
@@ -236,9 +255,14 @@ impl LaneReceiver {
         }
         self.chain.push(self.next, &p.digest);
         self.stats.counters.add(Counter::RxSlotsDelivered, 1);
-        self.stats.counters.add(Counter::PayloadBytesOut, u64::from(p.raw_len));
-        let content =
-            Content { len: p.raw_len as usize, flags: p.flags, in_scratch: p.codec != 0 };
+        self.stats
+            .counters
+            .add(Counter::PayloadBytesOut, u64::from(p.raw_len));
+        let content = Content {
+            len: p.raw_len as usize,
+            flags: p.flags,
+            in_scratch: p.codec != 0,
+        };
         if p.flags.has(SlotFlags::FIN) {
             self.finished = true;
             self.release();
@@ -260,7 +284,9 @@ impl LaneReceiver {
     fn release(&mut self) {
         self.reader.release(self.next);
         self.next += 1;
-        self.shared.delivered.publish(self.next, &self.chain.value());
+        self.shared
+            .delivered
+            .publish(self.next, &self.chain.value());
         // A sleeping core looks at acknowledgements by timer; it is woken only where the sender
         // may be waiting: for credit, or for the last witness.
         if self.shared.credit_wanted.load(Ordering::Relaxed)

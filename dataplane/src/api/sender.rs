@@ -99,7 +99,10 @@ impl LaneSender {
 
     /// The core's latest figures of this lane.
     pub fn status(&self) -> LaneStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn room(&mut self) -> Result<(), SendError> {
@@ -126,7 +129,11 @@ impl LaneSender {
         self.close_open();
         self.room()?;
         match self.free.pop() {
-            Some(buf) => Ok(Claim { buf: Some(buf), flags: 0, lane: self }),
+            Some(buf) => Ok(Claim {
+                buf: Some(buf),
+                flags: 0,
+                lane: self,
+            }),
             None => Err(SendError::WouldBlock),
         }
     }
@@ -241,7 +248,9 @@ impl LaneSender {
     fn drain(&self, deadline: Instant) -> Result<(), SendError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let done = || self.slots_witnessed() >= self.next;
-        self.shared.tx_ready.wait(Some(left), || done() || self.shared.closed().is_some());
+        self.shared
+            .tx_ready
+            .wait(Some(left), || done() || self.shared.closed().is_some());
         match self.shared.closed() {
             _ if done() => Ok(()),
             Some(r) => Err(Closed(r).into()),
@@ -291,7 +300,9 @@ impl LaneSender {
             slot.enc_len = self.open as u32;
         }
         self.writer.open(seq);
-        self.stats.counters.add(Counter::PayloadBytesIn, message.len() as u64);
+        self.stats
+            .counters
+            .add(Counter::PayloadBytesIn, message.len() as u64);
         self.shared.core.wake();
         true
     }
@@ -299,7 +310,9 @@ impl LaneSender {
     fn start_record(&mut self, message: &[u8]) -> Result<(), SendError> {
         self.close_open();
         self.room()?;
-        let Some(mut buf) = self.free.pop() else { return Err(SendError::WouldBlock) };
+        let Some(mut buf) = self.free.pop() else {
+            return Err(SendError::WouldBlock);
+        };
         let at = SLOT_PREAMBLE_LEN;
         buf[at..at + 4].copy_from_slice(&(message.len() as u32).to_le_bytes());
         buf[at + 4..at + 4 + message.len()].copy_from_slice(message);
@@ -318,7 +331,9 @@ impl LaneSender {
         }
         self.writer.open(self.next);
         self.open = len as usize;
-        self.stats.counters.add(Counter::PayloadBytesIn, message.len() as u64);
+        self.stats
+            .counters
+            .add(Counter::PayloadBytesIn, message.len() as u64);
         self.shared.core.wake();
         Ok(())
     }
@@ -351,12 +366,18 @@ impl LaneSender {
             None => (0, len),
         };
         self.stats.counters.add(Counter::PayloadBytesIn, len as u64);
-        self.stats.counters.add(Counter::BytesBeforeCodec, len as u64);
-        self.stats.counters.add(Counter::BytesAfterCodec, enc_len as u64);
+        self.stats
+            .counters
+            .add(Counter::BytesBeforeCodec, len as u64);
+        self.stats
+            .counters
+            .add(Counter::BytesAfterCodec, enc_len as u64);
         let committed_at = host_monotonic_ns();
         self.stats.hists.record(Hist::StageDigest, digested - start);
         if self.compressor.policy() != Policy::None {
-            self.stats.hists.record(Hist::StageCompress, committed_at - digested);
+            self.stats
+                .hists
+                .record(Hist::StageCompress, committed_at - digested);
         }
         let p = Preamble {
             raw_len: len as u32,
@@ -441,7 +462,9 @@ impl Deref for Claim<'_> {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         let end = SLOT_PREAMBLE_LEN + self.lane.capacity;
-        self.buf.as_ref().map_or(&[], |b| &b[SLOT_PREAMBLE_LEN..end])
+        self.buf
+            .as_ref()
+            .map_or(&[], |b| &b[SLOT_PREAMBLE_LEN..end])
     }
 }
 

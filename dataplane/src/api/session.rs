@@ -79,11 +79,22 @@ impl Session {
     /// Takes both ends of lane `n`: ours to send on and ours to receive from. Once each.
     pub fn lane(&self, n: usize) -> Result<(LaneSender, LaneReceiver), ConnectError> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let ends = lanes.get_mut(n).and_then(Option::take).ok_or(ConnectError::NoLane(n))?;
+        let ends = lanes
+            .get_mut(n)
+            .and_then(Option::take)
+            .ok_or(ConnectError::NoLane(n))?;
         let registry = self.engine.registry();
         let name = |end: &str| format!("session {:08x} lane {n} {end}", self.index);
-        let stats = (registry.attach(name("send")), registry.attach(name("receive")));
-        Ok(lane_ends(ends, self.engine.compression(), self.same_host, stats))
+        let stats = (
+            registry.attach(name("send")),
+            registry.attach(name("receive")),
+        );
+        Ok(lane_ends(
+            ends,
+            self.engine.compression(),
+            self.same_host,
+            stats,
+        ))
     }
 
     /// Why the session ended, once every lane of it has.

@@ -1,11 +1,11 @@
 //! Settings of a node, checked before anything is opened.
 
 use super::error::StartError;
+use crate::base::Nanos;
 use crate::base::limits::{
     DEFAULT_PORT, IDLE_CLOSE_NS, KEEPALIVE_NS, MAX_CORES, MAX_LANES, MAX_MTU, MIN_MTU,
     SLOT_LINGER_NS, WINDOW_SLOTS, symbol_len_for_mtu,
 };
-use crate::base::Nanos;
 use crate::codec::Policy;
 use crate::crypto::Provider;
 use crate::crypto::identity::Identity;
@@ -124,16 +124,29 @@ impl EngineConfig {
             return bad(format!("mtu {} is outside {MIN_MTU}..={MAX_MTU}", self.mtu));
         }
         if self.cores.is_empty() || self.cores.len() > MAX_CORES {
-            return bad(format!("{} lane cores; 1 to {MAX_CORES} are possible", self.cores.len()));
+            return bad(format!(
+                "{} lane cores; 1 to {MAX_CORES} are possible",
+                self.cores.len()
+            ));
         }
         if self.lanes == 0 || self.lanes > MAX_LANES {
-            return bad(format!("{} lanes per session; 1 to {MAX_LANES} are possible", self.lanes));
+            return bad(format!(
+                "{} lanes per session; 1 to {MAX_LANES} are possible",
+                self.lanes
+            ));
         }
         if self.window == 0 || self.window > WINDOW_SLOTS {
-            return bad(format!("window of {} slots; 1 to {WINDOW_SLOTS} are possible", self.window));
+            return bad(format!(
+                "window of {} slots; 1 to {WINDOW_SLOTS} are possible",
+                self.window
+            ));
         }
         if usize::from(self.port) + self.cores.len() > 65536 {
-            return bad(format!("port {} leaves no room for {} cores", self.port, self.cores.len()));
+            return bad(format!(
+                "port {} leaves no room for {} cores",
+                self.port,
+                self.cores.len()
+            ));
         }
         if self.keepalive == 0 || self.idle_close < 2 * self.keepalive {
             return bad("the idle time must be at least twice the keepalive interval".into());

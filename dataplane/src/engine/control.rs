@@ -16,9 +16,9 @@ use crate::ring::Wakeup;
 use crate::stage::{
     CloseReason, LaneEnds, LaneParams, LaneShared, LaneStatus, SessionShared, open_lane,
 };
-use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use crate::verify::Level;
 use crate::wire::handshake::Params;
+use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -60,8 +60,16 @@ pub struct SessionEnds {
 pub type ConnectReply = Result<SessionEnds, ConnectError>;
 
 pub(super) enum Call {
-    Connect { peer: PublicKey, addr: Option<SocketAddr>, timeout: Duration, reply: Sender<ConnectReply> },
-    Close { index: u32, reason: CloseReason },
+    Connect {
+        peer: PublicKey,
+        addr: Option<SocketAddr>,
+        timeout: Duration,
+        reply: Sender<ConnectReply>,
+    },
+    Close {
+        index: u32,
+        reason: CloseReason,
+    },
     Stop,
 }
 
@@ -137,7 +145,10 @@ pub(super) struct Control {
 }
 
 impl Control {
-    #[allow(clippy::too_many_arguments, reason = "one call site, each value used once")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one call site, each value used once"
+    )]
     pub(super) fn new(
         cfg: EngineConfig,
         provider: Provider,
@@ -173,10 +184,9 @@ impl Control {
     pub(super) fn run(mut self) {
         while !self.stopping {
             let now = self.clock.now();
-            let wait = self
-                .manager
-                .next_timeout()
-                .map_or(TICK, |t| Duration::from_nanos(t.saturating_sub(now)).min(TICK));
+            let wait = self.manager.next_timeout().map_or(TICK, |t| {
+                Duration::from_nanos(t.saturating_sub(now)).min(TICK)
+            });
             select! {
                 recv(self.events) -> e => match e {
                     Ok(e) => self.on_event(e),
@@ -211,7 +221,12 @@ impl Control {
 
     fn on_call(&mut self, call: Call) {
         match call {
-            Call::Connect { peer, addr, timeout, reply } => {
+            Call::Connect {
+                peer,
+                addr,
+                timeout,
+                reply,
+            } => {
                 let now = self.clock.now();
                 let Some(known) = self.cfg.peers.iter().find(|p| p.key == peer) else {
                     let _ = reply.send(Err(ConnectError::UnknownPeer(peer.to_string())));
@@ -221,8 +236,13 @@ impl Control {
                     let _ = reply.send(Err(ConnectError::NoEndpoint(known.name.clone())));
                     return;
                 };
-                let deadline = now.saturating_add(timeout.as_nanos().min(u128::from(u64::MAX)) as u64);
-                self.waiters.push(Waiter { peer, deadline, reply });
+                let deadline =
+                    now.saturating_add(timeout.as_nanos().min(u128::from(u64::MAX)) as u64);
+                self.waiters.push(Waiter {
+                    peer,
+                    deadline,
+                    reply,
+                });
                 self.handshake(peer, addr, now);
             }
             Call::Close { index, reason } => self.close(index, reason),
@@ -292,7 +312,9 @@ impl Control {
                 negotiated,
                 replaces,
             }),
-            ManagerEvent::Refused { peer, reason, by, .. } => {
+            ManagerEvent::Refused {
+                peer, reason, by, ..
+            } => {
                 let by = match by {
                     Side::Local => "by our policy",
                     Side::Remote => "by the peer",
@@ -319,8 +341,14 @@ impl Control {
                 let mut first = Some(source);
                 for w in self.waiters.extract_if(.., |w| w.peer == e.peer) {
                     let _ = w.reply.send(Err(match first.take() {
-                        Some(source) => ConnectError::Memory { peer: name.clone(), source },
-                        None => ConnectError::Refused { peer: name.clone(), reason: "no memory".into() },
+                        Some(source) => ConnectError::Memory {
+                            peer: name.clone(),
+                            source,
+                        },
+                        None => ConnectError::Refused {
+                            peer: name.clone(),
+                            reason: "no memory".into(),
+                        },
                     }));
                 }
                 return;
@@ -372,7 +400,11 @@ impl Control {
         e: &Established,
         now: Nanos,
     ) -> Result<
-        (Vec<LaneEnds>, Vec<(Arc<LaneShared>, Arc<Mutex<LaneStatus>>)>, Arc<SessionShared>),
+        (
+            Vec<LaneEnds>,
+            Vec<(Arc<LaneShared>, Arc<Mutex<LaneStatus>>)>,
+            Arc<SessionShared>,
+        ),
         crate::mem::ArenaError,
     > {
         let shared = Arc::new(SessionShared::default());
@@ -389,8 +421,11 @@ impl Control {
             let core = lane % self.cores.len();
             let link = &self.cores[core];
             let port = e.remote.base_port + (lane % usize::from(e.remote.cores.max(1))) as u16;
-            let lane_shared =
-                Arc::new(LaneShared::new(lane as u8, link.wakeup.clone(), shared.clone()));
+            let lane_shared = Arc::new(LaneShared::new(
+                lane as u8,
+                link.wakeup.clone(),
+                shared.clone(),
+            ));
             // The lanes of all sessions on a core share its socket buffer.
             let lanes_on_core = n.div_ceil(self.cores.len()).max(1);
             let params = LaneParams {
@@ -434,8 +469,10 @@ impl Control {
         let mut watch = Vec::with_capacity(n);
         for (core, lane, end) in opened {
             watch.push((end.shared.clone(), end.status.clone()));
-            self.cores[core]
-                .send(CoreCommand::Open { local_index: e.local_index, lane: Box::new(lane) });
+            self.cores[core].send(CoreCommand::Open {
+                local_index: e.local_index,
+                lane: Box::new(lane),
+            });
             ends.push(end);
         }
         Ok((ends, watch, shared))
@@ -460,7 +497,10 @@ impl Control {
         for w in self.waiters.extract_if(.., |w| w.deadline <= now) {
             let peer = self.cfg.peers.iter().find(|p| p.key == w.peer);
             let peer = peer.map_or_else(|| w.peer.to_string(), |p| p.name.clone());
-            let _ = w.reply.send(Err(ConnectError::TimedOut { peer, ours: ours.clone() }));
+            let _ = w.reply.send(Err(ConnectError::TimedOut {
+                peer,
+                ours: ours.clone(),
+            }));
         }
         let mut revive = Vec::new();
         let mut dead = Vec::new();
@@ -523,13 +563,21 @@ impl Control {
                 lanes: live.lanes.len(),
                 symbol_len: live.symbol_len,
                 age_s: now.saturating_sub(live.since) as f64 / 1e9,
-                quiet_s: now.saturating_sub(live.shared.last_rx.load(Ordering::Relaxed)) as f64 / 1e9,
+                quiet_s: now.saturating_sub(live.shared.last_rx.load(Ordering::Relaxed)) as f64
+                    / 1e9,
                 srtt_ns: live.shared.srtt.load(Ordering::Relaxed),
             });
             for (shared, status) in &live.lanes {
-                let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let status = status
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
                 let closed = shared.closed().map(|r| r.to_string());
-                s.lanes.push(LaneInfo { session: index, status, closed });
+                s.lanes.push(LaneInfo {
+                    session: index,
+                    status,
+                    closed,
+                });
             }
         }
         s.sessions.sort_by_key(|i| i.index);
@@ -540,6 +588,9 @@ impl Control {
 
 fn send_datagram(cores: &[CoreLink], to: SocketAddr, bytes: &[u8]) {
     if let Some(core) = cores.first() {
-        core.offer(CoreCommand::Datagram { to, bytes: bytes.to_vec() });
+        core.offer(CoreCommand::Datagram {
+            to,
+            bytes: bytes.to_vec(),
+        });
     }
 }

@@ -112,7 +112,11 @@ impl<B: Backend> Core<B> {
 
     /// The earliest moment at which `step` has something to do without input.
     pub fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
-        self.lanes.iter().flatten().filter_map(|l| l.next_timeout(now)).min()
+        self.lanes
+            .iter()
+            .flatten()
+            .filter_map(|l| l.next_timeout(now))
+            .min()
     }
 
     fn take_commands(&mut self, now: Nanos) -> bool {
@@ -121,7 +125,10 @@ impl<B: Backend> Core<B> {
             any = true;
             match c {
                 CoreCommand::Open { local_index, lane } => self.open(local_index, lane),
-                CoreCommand::Close { local_index, reason } => {
+                CoreCommand::Close {
+                    local_index,
+                    reason,
+                } => {
                     for (lane, &index) in self.lanes.iter_mut().zip(&self.local_index) {
                         if let Some(l) = lane
                             && index == local_index
@@ -161,7 +168,10 @@ impl<B: Backend> Core<B> {
         let at = local_index as usize % TABLE;
         let entry = match &mut self.table[at] {
             Some(e) if e.index == local_index => e,
-            other => other.insert(Box::new(Entry { index: local_index, lanes: [NO_LANE; MAX_LANES] })),
+            other => other.insert(Box::new(Entry {
+                index: local_index,
+                lanes: [NO_LANE; MAX_LANES],
+            })),
         };
         if number < MAX_LANES && place < usize::from(NO_LANE) {
             entry.lanes[number] = place as u16;
@@ -175,7 +185,9 @@ impl<B: Backend> Core<B> {
             f.copy_from_slice(bytes);
             self.backend.commit(f);
             self.stats.counters.add(Counter::TxFrames, 1);
-            self.stats.counters.add(Counter::TxBytes, bytes.len() as u64);
+            self.stats
+                .counters
+                .add(Counter::TxBytes, bytes.len() as u64);
             self.stats.counters.add(Counter::TxHandshake, 1);
         }
     }
@@ -203,13 +215,18 @@ impl<B: Backend> Core<B> {
             ctx.ce = burst.ecn() == ECN_CE;
             for frame in burst.segments_mut() {
                 self.stats.counters.add(Counter::RxFrames, 1);
-                self.stats.counters.add(Counter::RxBytes, frame.len() as u64);
+                self.stats
+                    .counters
+                    .add(Counter::RxBytes, frame.len() as u64);
                 let exit = match Header::parse(frame) {
                     Err(ParseError::Oversized) => Counter::RxOversized,
                     Err(e) if e.is_foreign() => Counter::RxForeign,
                     Err(_) => Counter::RxMalformed,
                     Ok(h) if h.kind.is_handshake() => {
-                        let e = CoreEvent::Handshake { from, bytes: frame.to_vec() };
+                        let e = CoreEvent::Handshake {
+                            from,
+                            bytes: frame.to_vec(),
+                        };
                         // A full queue drops the handshake; the peer sends it again.
                         let _ = self.events.try_send(e);
                         Counter::RxHandshake
@@ -231,7 +248,9 @@ impl<B: Backend> Core<B> {
             }
             self.backend.release(burst);
         }
-        self.stats.hists.record(Hist::StageOpen, self.stage_clock.now() - got);
+        self.stats
+            .hists
+            .record(Hist::StageOpen, self.stage_clock.now() - got);
         true
     }
 
@@ -242,7 +261,9 @@ impl<B: Backend> Core<B> {
         for i in 0..n {
             // A different lane goes first each time, so that a full backend starves nobody.
             let at = (self.next_lane + i) % n;
-            let Some(lane) = &mut self.lanes[at] else { continue };
+            let Some(lane) = &mut self.lanes[at] else {
+                continue;
+            };
             let mut ctx = SendCtx {
                 now,
                 backend: &mut self.backend,
@@ -257,8 +278,12 @@ impl<B: Backend> Core<B> {
         let sealed = self.stage_clock.now();
         let flushed = match self.backend.flush() {
             Ok(r) => {
-                self.stats.counters.add(Counter::TxFramesSent, r.sent_frames);
-                self.stats.counters.add(Counter::TxFramesDropped, r.dropped_frames);
+                self.stats
+                    .counters
+                    .add(Counter::TxFramesSent, r.sent_frames);
+                self.stats
+                    .counters
+                    .add(Counter::TxFramesDropped, r.dropped_frames);
                 r.sent_frames > 0
             }
             Err(_) => {
@@ -270,7 +295,9 @@ impl<B: Backend> Core<B> {
             self.stats.hists.record(Hist::StageSeal, sealed - start);
         }
         if flushed {
-            self.stats.hists.record(Hist::StageSend, self.stage_clock.now() - sealed);
+            self.stats
+                .hists
+                .record(Hist::StageSend, self.stage_clock.now() - sealed);
         }
         worked || flushed
     }
@@ -291,8 +318,17 @@ impl<B: Backend> Core<B> {
                     e.lanes[usize::from(number)] = NO_LANE;
                 }
                 // A full queue leaves the lane for the next round.
-                if self.events.try_send(CoreEvent::LaneEnded { local_index: index, lane: number }).is_ok() {
-                    self.stats.counters.add(Counter::RxSlotsDroppedAtClose, lane.end());
+                if self
+                    .events
+                    .try_send(CoreEvent::LaneEnded {
+                        local_index: index,
+                        lane: number,
+                    })
+                    .is_ok()
+                {
+                    self.stats
+                        .counters
+                        .add(Counter::RxSlotsDroppedAtClose, lane.end());
                     *place = None;
                     continue;
                 }
@@ -305,7 +341,9 @@ impl<B: Backend> Core<B> {
         let drops = self.backend.stats().rx_kernel_drops;
         self.stats.counters.store(Counter::RxSocketDropped, drops);
         self.stats.counters.store(Counter::RxSlotsPending, rx);
-        self.stats.counters.store(Counter::RxSlotsReadyPending, ready);
+        self.stats
+            .counters
+            .store(Counter::RxSlotsReadyPending, ready);
         self.stats.counters.store(Counter::TxSlotsPending, tx);
     }
 

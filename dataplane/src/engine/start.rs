@@ -19,12 +19,12 @@ use crate::obs::Registry;
 use crate::proto::manager::{Manager, Options};
 use crate::ring::Wakeup;
 use crate::stage::{CloseReason, Lane};
+use crate::verify::Level;
+use crate::wire::handshake::{Attestation, Params, SUITE_AES_256_GCM};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use crate::verify::Level;
-use crate::wire::handshake::{Attestation, Params, SUITE_AES_256_GCM};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Sessions that may wait for `accept`.
@@ -73,10 +73,18 @@ fn boot_id() -> Result<u64, StartError> {
 
 fn describe(c: &Calibration) -> String {
     let figures = c.speeds.iter().map(|s| {
-        format!("{} {:.1}/{:.1}", s.provider.name(), s.seal_gbps, s.open_gbps)
+        format!(
+            "{} {:.1}/{:.1}",
+            s.provider.name(),
+            s.seal_gbps,
+            s.open_gbps
+        )
     });
     let figures = figures.collect::<Vec<_>>().join(", ");
-    format!("fastest here at {} bytes; GB/s seal/open: {figures}", c.symbol_len)
+    format!(
+        "fastest here at {} bytes; GB/s seal/open: {figures}",
+        c.symbol_len
+    )
 }
 
 /// Names this build to peers.
@@ -114,7 +122,11 @@ impl Engine {
             // With port 0 the first core's port decides the others.
             let addr = SocketAddr::new(
                 cfg.listen,
-                if cfg.port == 0 && id == 0 { 0 } else { local.port() + id as u16 },
+                if cfg.port == 0 && id == 0 {
+                    0
+                } else {
+                    local.port() + id as u16
+                },
             );
             let (commands, rx) = bounded(CHANNEL);
             let (ready, started) = bounded(1);
@@ -138,7 +150,10 @@ impl Engine {
                 Ok(r) => r.map_err(io(format!("UDP {addr} for core {id}")))?,
                 Err(_) => {
                     let source = std::io::Error::other("its thread ended");
-                    return Err(StartError::Io { what: format!("core {id}"), source });
+                    return Err(StartError::Io {
+                        what: format!("core {id}"),
+                        source,
+                    });
                 }
             };
             if id == 0 {
@@ -152,7 +167,11 @@ impl Engine {
                 backend: s.name.to_owned(),
                 rx_capacity_bytes: s.rx_capacity,
             });
-            links.push(CoreLink { commands, wakeup: s.wakeup, rx_capacity: s.rx_capacity });
+            links.push(CoreLink {
+                commands,
+                wakeup: s.wakeup,
+                rx_capacity: s.rx_capacity,
+            });
         }
         drop(events_tx);
         let boot_id = boot_id()?;
@@ -185,14 +204,20 @@ impl Engine {
                 receipt_key: cfg.identity.receipt_key(),
             },
         };
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let at_zero = (unix.as_nanos() as u64).saturating_sub(clock.now());
         let mut options = Options::new(at_zero, &local_params);
         // A peer with the weaker level is let in: the session uses the stronger of the two.
         options.policy.min_witness = Level::Fast as u8;
-        let manager =
-            Manager::new(cfg.identity.clone(), local_params, cfg.peers.clone(), options)
-                .map_err(|e| StartError::Config(e.to_string()))?;
+        let manager = Manager::new(
+            cfg.identity.clone(),
+            local_params,
+            cfg.peers.clone(),
+            options,
+        )
+        .map_err(|e| StartError::Config(e.to_string()))?;
         let (calls, calls_rx) = bounded(CHANNEL);
         let (accept_tx, accepted) = bounded(ACCEPT_BACKLOG);
         let snapshot = Arc::new(Mutex::new(Snapshot::default()));
@@ -213,15 +238,37 @@ impl Engine {
         let spawned = std::thread::Builder::new()
             .name("ctp96-control".into())
             .spawn(move || control.run());
-        threads.push(spawned.map_err(|source| StartError::Io { what: "the control thread".into(), source })?);
+        threads.push(spawned.map_err(|source| StartError::Io {
+            what: "the control thread".into(),
+            source,
+        })?);
         let threads = Mutex::new(threads);
-        Ok(Engine { info, local, registry, compression, calls, accepted, snapshot, threads })
+        Ok(Engine {
+            info,
+            local,
+            registry,
+            compression,
+            calls,
+            accepted,
+            snapshot,
+            threads,
+        })
     }
 
     /// Opens a session; see [`crate::api::Node::connect`].
-    pub fn connect(&self, peer: PublicKey, addr: Option<SocketAddr>, timeout: Duration) -> ConnectReply {
+    pub fn connect(
+        &self,
+        peer: PublicKey,
+        addr: Option<SocketAddr>,
+        timeout: Duration,
+    ) -> ConnectReply {
         let (reply, answer) = bounded(1);
-        let call = Call::Connect { peer, addr, timeout, reply };
+        let call = Call::Connect {
+            peer,
+            addr,
+            timeout,
+            reply,
+        };
         self.calls.send(call).map_err(|_| ConnectError::Stopped)?;
         answer.recv().unwrap_or(Err(ConnectError::Stopped))
     }
@@ -262,14 +309,20 @@ impl Engine {
 
     /// Sessions, lanes and memory, at most a tenth of a second old.
     pub fn snapshot(&self) -> Snapshot {
-        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.snapshot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         let _ = self.calls.send(Call::Stop);
-        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let threads = self
+            .threads
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         // The control thread is last in the list and stops the cores.
         for t in threads.drain(..).rev() {
             let _ = t.join();
@@ -321,7 +374,13 @@ fn core_thread(spec: CoreSpec) {
         wakeup: backend.wakeup(),
         rx_capacity: backend.rx_capacity_bytes(),
     };
-    let mut core = Core::new(spec.id, backend, spec.commands, spec.events, spec.stats.clone());
+    let mut core = Core::new(
+        spec.id,
+        backend,
+        spec.commands,
+        spec.events,
+        spec.stats.clone(),
+    );
     if spec.ready.send(Ok(started)).is_ok() {
         run(&mut core, spec.clock, &spec.stats.counters);
     }

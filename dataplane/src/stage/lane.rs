@@ -185,11 +185,20 @@ pub fn open_lane(
     // Two buffers were split off just above.
     let (tx_scratch, rx_scratch) = match (scratch.pop(), scratch.pop()) {
         (Some(a), Some(b)) => (a, b),
-        _ => return Err(ArenaError::Exhausted { free: 0, total: 0, asked: 2 }),
+        _ => {
+            return Err(ArenaError::Exhausted {
+                free: 0,
+                total: 0,
+                asked: 2,
+            });
+        }
     };
     let (tx_writer, tx_reader) = window::window();
     let (rx_writer, rx_reader) = window::window();
-    let status = Arc::new(Mutex::new(LaneStatus { lane: p.lane, ..LaneStatus::default() }));
+    let status = Arc::new(Mutex::new(LaneStatus {
+        lane: p.lane,
+        ..LaneStatus::default()
+    }));
     let ends = LaneEnds {
         tx_writer,
         rx_reader,
@@ -260,7 +269,12 @@ impl Lane {
     /// Bytes of one buffer of the arena for symbols of `symbol_len`.
     pub const fn buf_len(symbol_len: usize) -> usize {
         // The larger of 64 data symbols and 32 repair symbols.
-        symbol_len * if MAX_DATA_SYMBOLS > MAX_REPAIR_SYMBOLS { MAX_DATA_SYMBOLS } else { MAX_REPAIR_SYMBOLS }
+        symbol_len
+            * if MAX_DATA_SYMBOLS > MAX_REPAIR_SYMBOLS {
+                MAX_DATA_SYMBOLS
+            } else {
+                MAX_REPAIR_SYMBOLS
+            }
     }
 
     /// Content bytes that one slot holds.
@@ -275,7 +289,11 @@ impl Lane {
 
     /// Slots begun and not yet complete, and slots complete and not yet taken.
     pub fn rx_pending(&self) -> (u64, u64) {
-        let begun = if self.close_sent > 0 { 0 } else { self.rx.pending() as u64 };
+        let begun = if self.close_sent > 0 {
+            0
+        } else {
+            self.rx.pending() as u64
+        };
         (begun, self.rx_ready.saturating_sub(self.shared.taken()))
     }
 
@@ -296,7 +314,9 @@ impl Lane {
 
     /// Refreshes the figures for operators, unless one is just reading them.
     pub fn publish_status(&self, core: usize) {
-        let Ok(mut s) = self.status.try_lock() else { return };
+        let Ok(mut s) = self.status.try_lock() else {
+            return;
+        };
         let t = self.tx.stats();
         *s = LaneStatus {
             lane: self.lane,

@@ -96,7 +96,10 @@ impl Lane {
         // `now` is that of the batch, so this is one store for all its frames.
         if authentic && self.last_rx != ctx.now {
             self.last_rx = ctx.now;
-            self.shared.session.last_rx.store(ctx.now, Ordering::Relaxed);
+            self.shared
+                .session
+                .last_rx
+                .store(ctx.now, Ordering::Relaxed);
         }
         exit
     }
@@ -116,8 +119,14 @@ impl Lane {
             Admit::Store { slot, first } => (slot, first),
             other => {
                 // Authenticate before it may count against the peer or advance the replay window.
-                let Some(out) = ctx.scratch.get_mut(..len) else { return FrameExit::Malformed };
-                if self.opener.open(ctx.now, hdr.epoch, hdr.pn, head, sealed, out).is_err() {
+                let Some(out) = ctx.scratch.get_mut(..len) else {
+                    return FrameExit::Malformed;
+                };
+                if self
+                    .opener
+                    .open(ctx.now, hdr.epoch, hdr.pn, head, sealed, out)
+                    .is_err()
+                {
                     return FrameExit::AuthFailed;
                 }
                 self.replay.commit(hdr.pn);
@@ -135,7 +144,11 @@ impl Lane {
         // buffer stays ours, so that a forged header can pin nothing.
         let mut fresh = if first {
             match self.rx_free.pop() {
-                Some(buf) => Some(RxSlot { buf, repair: None, len: 0 }),
+                Some(buf) => Some(RxSlot {
+                    buf,
+                    repair: None,
+                    len: 0,
+                }),
                 None => return FrameExit::NoBuffer,
             }
         } else {
@@ -149,7 +162,9 @@ impl Lane {
                 Some(s) => Some(s),
                 None => self.rx_writer.get_mut(slot),
             };
-            let Some(target) = target else { return FrameExit::NoBuffer };
+            let Some(target) = target else {
+                return FrameExit::NoBuffer;
+            };
             let (buf, at) = if symbol < k {
                 (&mut target.buf, symbol * len)
             } else {
@@ -166,9 +181,10 @@ impl Lane {
                 }
             };
             match buf.get_mut(at..at + len) {
-                Some(out) => {
-                    self.opener.open(ctx.now, hdr.epoch, hdr.pn, head, sealed, out).is_ok()
-                }
+                Some(out) => self
+                    .opener
+                    .open(ctx.now, hdr.epoch, hdr.pn, head, sealed, out)
+                    .is_ok(),
                 None => false,
             }
         };
@@ -195,16 +211,24 @@ impl Lane {
             }
             ctx.counters.add(Counter::RxSlotsStarted, 1);
         }
-        match self.rx.stored(ctx.now, slot, hdr.symbol, hdr.k, hdr.len, hdr.pn) {
+        match self
+            .rx
+            .stored(ctx.now, slot, hdr.symbol, hdr.k, hdr.len, hdr.pn)
+        {
             Progress::Partial | Progress::Duplicate => {}
             Progress::Complete => self.complete(slot, ctx),
             Progress::NeedsDecode => {
                 let have = self.rx.slot_have(slot);
                 let start = host_monotonic_ns();
                 let ok = match self.rx_writer.get_mut(slot) {
-                    Some(RxSlot { buf, repair: Some(repair), .. }) => {
-                        ctx.fec.decode(k, len, &mut buf[..k * len], repair, have).is_ok()
-                    }
+                    Some(RxSlot {
+                        buf,
+                        repair: Some(repair),
+                        ..
+                    }) => ctx
+                        .fec
+                        .decode(k, len, &mut buf[..k * len], repair, have)
+                        .is_ok(),
                     _ => false,
                 };
                 if !ok {
@@ -214,7 +238,8 @@ impl Lane {
                     return FrameExit::Stored;
                 }
                 ctx.counters.add(Counter::RxSlotsDecoded, 1);
-                ctx.hists.record(Hist::StageDecode, host_monotonic_ns() - start);
+                ctx.hists
+                    .record(Hist::StageDecode, host_monotonic_ns() - start);
                 self.complete(slot, ctx);
             }
         }
@@ -244,14 +269,22 @@ impl Lane {
         let len = sealed.len().saturating_sub(TAG_LEN);
         // The scratch is borrowed for the message, so `self` and the counters stay free.
         let scratch = &mut *ctx.scratch;
-        let Some(out) = scratch.get_mut(..len) else { return FrameExit::Malformed };
-        if self.opener.open(ctx.now, hdr.epoch, hdr.pn, head, sealed, out).is_err() {
+        let Some(out) = scratch.get_mut(..len) else {
+            return FrameExit::Malformed;
+        };
+        if self
+            .opener
+            .open(ctx.now, hdr.epoch, hdr.pn, head, sealed, out)
+            .is_err()
+        {
             return FrameExit::AuthFailed;
         }
         self.replay_control.commit(hdr.pn);
         let out = &*out;
         for m in control::Iter::new(out) {
-            let Ok(m) = m else { return FrameExit::Malformed };
+            let Ok(m) = m else {
+                return FrameExit::Malformed;
+            };
             match m {
                 Message::Ack(ack) => {
                     let reader = &mut self.tx_reader;
@@ -263,7 +296,10 @@ impl Lane {
                     ctx.counters.add(Counter::AcksReceived, 1);
                     if let Some(rtt) = r.rtt_sample {
                         ctx.hists.record(Hist::Rtt, rtt);
-                        self.shared.session.srtt.store(self.tx.rtt().smoothed(), Ordering::Relaxed);
+                        self.shared
+                            .session
+                            .srtt
+                            .store(self.tx.rtt().smoothed(), Ordering::Relaxed);
                     }
                     if done > 0 {
                         self.tx_done += done;
@@ -277,7 +313,7 @@ impl Lane {
                 }
                 Message::Witness { upto, level, chain } => {
                     self.on_witness(upto, level, chain, ctx.counters);
-                },
+                }
                 Message::Ping { id, t } => {
                     self.pong = Some((id, t));
                     self.rx.request_ack(ctx.now);

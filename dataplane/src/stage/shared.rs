@@ -73,7 +73,10 @@ impl Delivered {
         fence(Ordering::Release);
         self.upto.store(upto, Ordering::Relaxed);
         for (a, b) in self.chain.iter().zip(chain.chunks_exact(8)) {
-            a.store(b.iter().rev().fold(0, |n, &x| n << 8 | u64::from(x)), Ordering::Relaxed);
+            a.store(
+                b.iter().rev().fold(0, |n, &x| n << 8 | u64::from(x)),
+                Ordering::Relaxed,
+            );
         }
         self.version.store(v.wrapping_add(2), Ordering::Release);
     }
@@ -184,7 +187,9 @@ impl LaneShared {
 
     /// Ends the lane; the first reason given stays. Wakes everybody who waits on it.
     pub fn close(&self, reason: CloseReason) {
-        let _ = self.closed.compare_exchange(0, reason as u32, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self
+            .closed
+            .compare_exchange(0, reason as u32, Ordering::AcqRel, Ordering::Acquire);
         self.tx_ready.notify();
         self.rx_ready.notify();
         self.core.wake();

@@ -12,9 +12,9 @@ use crate::fec::Fec;
 use crate::obs::{Counter, CounterSet};
 use crate::proto::{SymbolKind, TxSymbol};
 use crate::verify;
+use crate::window::SlotState;
 use crate::wire::Message;
 use crate::wire::{CONTROL_PN_BIT, FrameKind, Header};
-use crate::window::SlotState;
 use std::sync::atomic::Ordering;
 
 /// A witness is sent at least every so many slots.
@@ -67,7 +67,15 @@ impl Lane {
             Some(SlotState::Open) => Some(now + self.linger),
             _ => None,
         };
-        [linger, self.ping_due_at(), self.tx.next_timeout(now), self.rx.next_timeout()].into_iter().flatten().min()
+        [
+            linger,
+            self.ping_due_at(),
+            self.tx.next_timeout(now),
+            self.rx.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Asks the peer for a sign of life with the next control frame.
@@ -123,7 +131,9 @@ impl Lane {
             }
             let level = self.level;
             let max = self.symbol_len;
-            let Some(slot) = self.tx_reader.get_mut(seq) else { break };
+            let Some(slot) = self.tx_reader.get_mut(seq) else {
+                break;
+            };
             let total = SLOT_PREAMBLE_LEN + slot.enc_len as usize;
             let (k, len) = cut_slot(total, max);
             if !slot.closed {
@@ -158,7 +168,9 @@ impl Lane {
     fn send_symbols<B: Backend>(&mut self, ctx: &mut SendCtx<B>) -> bool {
         let mut any = false;
         while ctx.budget > 0 {
-            let Some(sym) = self.deferred.take().or_else(|| self.tx.poll_send(ctx.now)) else { break };
+            let Some(sym) = self.deferred.take().or_else(|| self.tx.poll_send(ctx.now)) else {
+                break;
+            };
             match self.send_symbol(&sym, ctx) {
                 Ok(true) => {
                     any = true;
@@ -179,7 +191,11 @@ impl Lane {
     }
 
     /// Seals one symbol into a frame; `Ok(false)` when the backend has none free.
-    fn send_symbol<B: Backend>(&mut self, sym: &TxSymbol, ctx: &mut SendCtx<B>) -> Result<bool, CloseReason> {
+    fn send_symbol<B: Backend>(
+        &mut self,
+        sym: &TxSymbol,
+        ctx: &mut SendCtx<B>,
+    ) -> Result<bool, CloseReason> {
         let len = usize::from(sym.symbol_len);
         let k = usize::from(sym.k);
         let Some(slot) = self.tx_reader.get(sym.slot) else {
@@ -194,7 +210,8 @@ impl Lane {
             &slot.buf[index * len..(index + 1) * len]
         } else {
             let out = &mut ctx.scratch[..len];
-            ctx.fec.encode_one(k, len, &slot.buf[..k * len], index - k, out);
+            ctx.fec
+                .encode_one(k, len, &slot.buf[..k * len], index - k, out);
             &*out
         };
         let hdr = Header {
@@ -212,7 +229,8 @@ impl Lane {
         let sealed = seal_frame(&mut self.sealer, &hdr, plain, &mut frame, ctx.now);
         ctx.backend.commit(frame);
         ctx.counters.add(Counter::TxFrames, 1);
-        ctx.counters.add(Counter::TxBytes, (len + FRAME_OVERHEAD) as u64);
+        ctx.counters
+            .add(Counter::TxBytes, (len + FRAME_OVERHEAD) as u64);
         ctx.counters.add(
             match sym.kind {
                 SymbolKind::First => Counter::TxSymbolsFirst,
@@ -238,13 +256,19 @@ impl Lane {
         let mut body = [0u8; CONTROL_ROOM];
         let mut n = 0;
         if ack_due {
-            let ack = self.rx.build_ack(ctx.now, self.rx_released, self.inflight_limit);
+            let ack = self
+                .rx
+                .build_ack(ctx.now, self.rx_released, self.inflight_limit);
             n += Message::Ack(ack).encode_into(&mut body[n..]).unwrap_or(0);
             if let Some((upto, chain)) = self.shared.delivered.read()
                 && upto > 0
             {
                 self.witness_sent = upto;
-                let w = Message::Witness { upto, level: self.level as u8, chain };
+                let w = Message::Witness {
+                    upto,
+                    level: self.level as u8,
+                    chain,
+                };
                 n += w.encode_into(&mut body[n..]).unwrap_or(0);
             }
             ctx.counters.add(Counter::AcksSent, 1);
@@ -252,12 +276,17 @@ impl Lane {
         if ping {
             self.ping_at = ctx.now;
             self.ping_wanted = false;
-            let m = Message::Ping { id: self.control_pn, t: ctx.now };
+            let m = Message::Ping {
+                id: self.control_pn,
+                t: ctx.now,
+            };
             n += m.encode_into(&mut body[n..]).unwrap_or(0);
             ctx.counters.add(Counter::Keepalives, 1);
         }
         if let Some((id, t)) = self.pong.take() {
-            n += Message::Pong { id, t }.encode_into(&mut body[n..]).unwrap_or(0);
+            n += Message::Pong { id, t }
+                .encode_into(&mut body[n..])
+                .unwrap_or(0);
         }
         self.send_control_frame(&body[..n], ctx)
     }
@@ -270,13 +299,17 @@ impl Lane {
         if self.close_sent == 0 {
             let (pending, _) = self.rx_pending();
             ctx.counters.add(Counter::RxSlotsAbandoned, pending);
-            ctx.counters.add(Counter::TxSlotsAbandoned, self.tx_pending());
+            ctx.counters
+                .add(Counter::TxSlotsAbandoned, self.tx_pending());
             self.tx_done = self.tx_next;
         }
         self.close_at = ctx.now;
         self.close_sent += 1;
         let mut body = [0u8; CONTROL_ROOM];
-        let m = Message::LaneClose { reason: reason as u16, final_slot: self.tx_next };
+        let m = Message::LaneClose {
+            reason: reason as u16,
+            final_slot: self.tx_next,
+        };
         let n = m.encode_into(&mut body).unwrap_or(0);
         self.send_control_frame(&body[..n], ctx)
     }
@@ -306,7 +339,8 @@ impl Lane {
         }
         ctx.backend.commit(frame);
         ctx.counters.add(Counter::TxFrames, 1);
-        ctx.counters.add(Counter::TxBytes, (body.len() + FRAME_OVERHEAD) as u64);
+        ctx.counters
+            .add(Counter::TxBytes, (body.len() + FRAME_OVERHEAD) as u64);
         ctx.counters.add(Counter::TxControl, 1);
         true
     }
