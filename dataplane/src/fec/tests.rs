@@ -1,4 +1,6 @@
 //! The code against second implementations, every kernel against all of them.
+// Rows and columns keep the names that the formulas have.
+#![allow(clippy::needless_range_loop)]
 
 use super::gf::{AFFINE, MATRIX, NIBBLES, POLYNOMIAL, inv, invert, mul};
 use super::{Fec, FecError, Kernel, MAX_DATA, MAX_REPAIR};
@@ -196,7 +198,7 @@ fn hex(b: &[u8]) -> String {
 fn known_answer() {
     let data: Vec<u8> = (0..64 * 64)
         .map(|at: usize| (at / 64, at % 64))
-        .map(|(i, b)| (i * 7 + b * 13 + (i * b >> 3)) as u8)
+        .map(|(i, b)| (i * 7 + b * 13 + ((i * b) >> 3)) as u8)
         .collect();
     let first: [(usize, &str); 5] = [
         (0, "c0f0a008201070480040007800a05058"),
