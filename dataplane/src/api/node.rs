@@ -95,8 +95,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Compression of lanes (default `auto`). Where an attacker can choose part of the text,
-    /// use `none`: lengths leak what compresses with what.
+    /// Compression of lanes (default `none`). Where an attacker can choose part of the text, leave
+    /// it so: lengths leak what compresses with what.
     pub fn compression(mut self, policy: Policy) -> NodeBuilder {
         self.cfg.compression = policy;
         self

@@ -90,7 +90,7 @@ impl EngineConfig {
             window: WINDOW_SLOTS,
             provider: None,
             level: Level::Fast,
-            compression: Policy::Auto,
+            compression: Policy::None,
             fixed_rate: None,
             repair_ahead: None,
             keepalive: KEEPALIVE_NS,

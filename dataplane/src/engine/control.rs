@@ -12,6 +12,7 @@ use crate::crypto::schedule::{Direction, SessionSecrets};
 use crate::mem::Arena;
 use crate::proto::manager::{Manager, ManagerEvent, Negotiated, Role, Side};
 use crate::proto::{CcConfig, CcKind, LaneTxConfig, RepairAhead};
+use crate::obs::{Counter, ThreadStats};
 use crate::ring::Wakeup;
 use crate::stage::{
     CloseReason, LaneEnds, LaneParams, LaneShared, LaneStatus, SessionShared, open_lane,
@@ -139,6 +140,7 @@ pub(super) struct Control {
     pub(super) calls: Receiver<Call>,
     pub(super) accepted: Sender<SessionEnds>,
     pub(super) snapshot: Arc<Mutex<Snapshot>>,
+    pub(super) stats: Arc<ThreadStats>,
     sessions: HashMap<u32, Live>,
     waiters: Vec<Waiter>,
     stopping: bool,
@@ -161,6 +163,7 @@ impl Control {
         calls: Receiver<Call>,
         accepted: Sender<SessionEnds>,
         snapshot: Arc<Mutex<Snapshot>>,
+        stats: Arc<ThreadStats>,
     ) -> Control {
         Control {
             cfg,
@@ -174,6 +177,7 @@ impl Control {
             calls,
             accepted,
             snapshot,
+            stats,
             sessions: HashMap::new(),
             waiters: Vec::new(),
             stopping: false,
@@ -281,6 +285,7 @@ impl Control {
                     s.ended += 1;
                     if s.ended == s.lanes.len() {
                         self.sessions.remove(&local_index);
+                        self.stats.counters.add(Counter::SessionsClosed, 1);
                         self.manager.close(local_index);
                     }
                 }
@@ -319,6 +324,7 @@ impl Control {
                     Side::Local => "by our policy",
                     Side::Remote => "by the peer",
                 };
+                self.stats.counters.add(Counter::HandshakesRefused, 1);
                 self.fail(&peer, &format!("{reason} ({by})"));
             }
             ManagerEvent::TimedOut { .. } => {}
@@ -364,6 +370,7 @@ impl Control {
             same_host: e.remote.boot_id >> 32 == self.boot_id >> 32,
             lanes: ends,
         };
+        self.stats.counters.add(Counter::SessionsOpened, 1);
         self.sessions.insert(
             e.local_index,
             Live {
@@ -514,8 +521,12 @@ impl Control {
                 self.manager.confirm(index);
             }
             let quiet = now.saturating_sub(last);
+            if let Some(n) = s.shared.closed_by_peer.load(Ordering::Acquire).checked_sub(1) {
+                dead.push((index, CloseReason::from_wire(n as u16)));
+                continue;
+            }
             if quiet > self.cfg.idle_close {
-                dead.push(index);
+                dead.push((index, CloseReason::Idle));
                 continue;
             }
             let since = |l: &Arc<LaneShared>| l.waiting_since.load(Ordering::Relaxed);
@@ -535,8 +546,8 @@ impl Control {
                 }
             }
         }
-        for index in dead {
-            self.close(index, CloseReason::Idle);
+        for (index, reason) in dead {
+            self.close(index, reason);
         }
         for (peer, addr) in revive {
             self.handshake(peer, addr, now);

@@ -268,6 +268,7 @@ impl<B: Backend> Core<B> {
                 now,
                 backend: &mut self.backend,
                 counters: &self.stats.counters,
+                hists: &self.stats.hists,
                 fec: &self.fec,
                 scratch: &mut self.scratch,
                 budget: TX_BUDGET,

@@ -234,6 +234,7 @@ impl Engine {
             calls_rx,
             accept_tx,
             snapshot.clone(),
+            registry.attach("control"),
         );
         let spawned = std::thread::Builder::new()
             .name("ctp96-control".into())

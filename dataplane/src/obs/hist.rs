@@ -175,14 +175,13 @@ hists! {
     Rtt "rtt" "Round trip of a path, acknowledgement delay taken off.";
     StageDigest "stage_digest" "Digest of one slot's content.";
     StageCompress "stage_compress" "Compression of one slot, probe included.";
-    StageRepair "stage_repair" "Repair symbols of one batch.";
+    StageRepair "stage_repair" "Computing one repair symbol.";
     StageSeal "stage_seal" "Sealing one batch of frames.";
     StageSend "stage_send" "Handing one batch of frames to the backend.";
     StageRecv "stage_recv" "Taking one batch of frames from the backend.";
     StageOpen "stage_open" "Parsing, replay check and opening one batch of frames.";
     StageDecode "stage_decode" "Erasure decoding of one slot that had losses.";
     StageDecompress "stage_decompress" "Decompression of one slot.";
-    StageDeliver "stage_deliver" "A complete slot's wait for the application.";
 }
 
 /// One [`Histogram`] per [`Hist`], for one writer.

@@ -319,7 +319,11 @@ impl Lane {
                     self.rx.request_ack(ctx.now);
                 }
                 Message::Pong { .. } | Message::Padding(_) | Message::Unknown { .. } => {}
-                Message::LaneClose { reason, .. } | Message::SessionClose { reason } => {
+                Message::LaneClose { reason, .. } => self.close(CloseReason::from_wire(reason)),
+                Message::SessionClose { reason } => {
+                    // The control thread closes the other lanes, which may live on other cores.
+                    let session = &self.shared.session;
+                    session.closed_by_peer.store(u32::from(reason) + 1, Ordering::Release);
                     self.close(CloseReason::from_wire(reason));
                 }
             }

@@ -29,7 +29,7 @@ impl CloseReason {
     /// The reason with this wire number; unknown numbers count as [`CloseReason::Protocol`].
     pub fn from_wire(n: u16) -> CloseReason {
         match n {
-            1 => CloseReason::Finished,
+            0 | 1 => CloseReason::Finished,
             2 => CloseReason::Shutdown,
             3 => CloseReason::Idle,
             4 => CloseReason::PeerRestarted,
@@ -117,6 +117,8 @@ pub struct SessionShared {
     pub last_tx: AtomicU64,
     /// Smoothed round trip of the lane that measured last, nanoseconds.
     pub srtt: AtomicU64,
+    /// The peer has closed the whole session, with this wire reason plus one; 0 while it has not.
+    pub closed_by_peer: AtomicU32,
 }
 
 /// State that a lane's core side and its application side share.

@@ -4,12 +4,13 @@ use super::lane::Lane;
 use super::preamble::Preamble;
 use super::shared::CloseReason;
 use crate::backend::Backend;
+use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{
     FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SLOT_PREAMBLE_LEN, cut_slot,
 };
 use crate::base::{Nanos, seq};
 use crate::fec::Fec;
-use crate::obs::{Counter, CounterSet};
+use crate::obs::{Counter, CounterSet, Hist, HistSet};
 use crate::proto::{SymbolKind, TxSymbol};
 use crate::verify;
 use crate::window::SlotState;
@@ -32,6 +33,8 @@ pub struct SendCtx<'a, B: Backend> {
     pub backend: &'a mut B,
     /// Counters of this core.
     pub counters: &'a CounterSet,
+    /// Histograms of this core.
+    pub hists: &'a HistSet,
     /// Erasure code.
     pub fec: &'a Fec,
     /// Room for one repair symbol.
@@ -210,8 +213,11 @@ impl Lane {
             &slot.buf[index * len..(index + 1) * len]
         } else {
             let out = &mut ctx.scratch[..len];
+            let start = host_monotonic_ns();
             ctx.fec
                 .encode_one(k, len, &slot.buf[..k * len], index - k, out);
+            ctx.hists
+                .record(Hist::StageRepair, host_monotonic_ns() - start);
             &*out
         };
         let hdr = Header {

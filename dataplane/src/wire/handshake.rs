@@ -190,7 +190,8 @@ pub struct Params {
     pub symbol_len: u16,
     /// Window, slots per lane, 1 to [`WINDOW_SLOTS`].
     pub window_slots: u8,
-    /// Random number of this run of the daemon: tells a restart from a reconnect.
+    /// The high half is the same for all nodes of a host until it reboots, so that peers know
+    /// whether clocks compare; the low half is random, so that runs can be told apart.
     pub boot_id: u64,
     /// Unix time in nanoseconds; strictly rising per node, which keeps OFFERs from being replayed.
     pub timestamp: u64,
