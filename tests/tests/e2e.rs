@@ -255,6 +255,8 @@ fn killed_at_half(what: &str, victim: usize) -> (Value, u64) {
     nodes[victim].start();
     let outcome = sending.finish();
     report(what, &outcome);
+    // The harness shows them when the test fails.
+    nodes.iter().for_each(|n| println!("{}", n.log()));
     assert_done(&outcome);
     let want = hashes(&source);
     for (name, hash) in left {
