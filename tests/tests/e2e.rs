@@ -243,7 +243,9 @@ fn killed_at_half(what: &str, victim: usize) -> (Value, u64) {
     let size = mib("CTP96_E2E_MIB", 1024);
     let dir = TempDir::new(&format!("e2e-kill-{victim}"));
     let lab = lab(Offloads::Whole);
-    let mut nodes = pair(&lab, dir.path(), "");
+    // A slow link, so that what the sender hears of the receiver's disk is not stale: at full speed
+    // the rest has often arrived before the news that half of it is durable.
+    let mut nodes = pair(&lab, dir.path(), "[cc]\nmode = \"fixed:80MB\"\n");
     let source = dir.path().join("source");
     make_files(&source, 7, size);
     let mut sending = send_folder(&nodes[0], &source);
@@ -255,6 +257,8 @@ fn killed_at_half(what: &str, victim: usize) -> (Value, u64) {
     nodes[victim].start();
     let outcome = sending.finish();
     report(what, &outcome);
+    // The harness shows them when the test fails.
+    nodes.iter().for_each(|n| println!("{}", n.log()));
     assert_done(&outcome);
     let want = hashes(&source);
     for (name, hash) in left {
