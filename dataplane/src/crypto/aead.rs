@@ -1,7 +1,7 @@
 //! AES-256-GCM (NIST SP 800-38D, 96-bit nonce, 128-bit tag) behind one seam.
 //!
 //! Three implementations of the same function: which is fastest depends on the CPU, so
-//! [`calibrate`](super::calibrate) measures them at start. All are out of place, because the
+//! [`calibrate`](super::calibrate()) measures them at start. All are out of place, because the
 //! dataplane seals from a slot into a frame and opens from a frame into a slot: `aws-lc` and
 //! `aes-gcm` do that in the cipher pass itself, `ring` copies and then works in place while the
 //! bytes are hot.

@@ -1,7 +1,7 @@
 //! Authenticated encryption, key schedule, key usage limits and replay protection.
 //!
 //! - [`aead`]: AES-256-GCM behind one seam, three implementations.
-//! - [`calibrate`]: which implementation is fastest on the running CPU.
+//! - [`mod@calibrate`]: which implementation is fastest on the running CPU.
 //! - [`schedule`]: session secrets to lane keys.
 //! - [`lane`]: the two ends of one lane, with epochs and usage limits.
 //! - [`replay`]: the packet numbers already accepted.

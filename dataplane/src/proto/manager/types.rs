@@ -178,7 +178,7 @@ impl Default for Timing {
     }
 }
 
-/// Everything of a [`Manager`] that has a default but the wall clock.
+/// Everything of a [`Manager`](super::Manager) that has a default but the wall clock.
 pub struct Options {
     /// Unix time, in nanoseconds, of `now == 0`.
     pub unix_ns_at_zero: u64,
@@ -334,7 +334,7 @@ pub enum ConnectError {
 /// Handshake datagrams by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ManagerStats {
-    /// Datagrams given to [`Manager::on_datagram`]; the sum of the following nine.
+    /// Datagrams given to [`Manager::on_datagram`](super::Manager::on_datagram); the sum of the following nine.
     pub received: u64,
     /// Not a handshake frame of this version, or too short an OFFER.
     pub malformed: u64,
