@@ -10,9 +10,9 @@ use crate::crypto::Provider;
 use crate::crypto::identity::PublicKey;
 use crate::crypto::schedule::{Direction, SessionSecrets};
 use crate::mem::Arena;
-use crate::obs::{Counter, ThreadStats};
 use crate::proto::manager::{Manager, ManagerEvent, Negotiated, Role, Side};
 use crate::proto::{CcConfig, CcKind, LaneTxConfig, RepairAhead};
+use crate::obs::{Counter, ThreadStats};
 use crate::ring::Wakeup;
 use crate::stage::{
     CloseReason, LaneEnds, LaneParams, LaneShared, LaneStatus, SessionShared, open_lane,
@@ -521,12 +521,7 @@ impl Control {
                 self.manager.confirm(index);
             }
             let quiet = now.saturating_sub(last);
-            if let Some(n) = s
-                .shared
-                .closed_by_peer
-                .load(Ordering::Acquire)
-                .checked_sub(1)
-            {
+            if let Some(n) = s.shared.closed_by_peer.load(Ordering::Acquire).checked_sub(1) {
                 dead.push((index, CloseReason::from_wire(n as u16)));
                 continue;
             }
