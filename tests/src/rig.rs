@@ -255,6 +255,8 @@ pub struct Side<B: Backend> {
     stats: [Arc<ThreadStats>; 3],
     arena: Arena,
     index: u32,
+    /// What core and application share of the lane.
+    pub lane: Arc<LaneShared>,
 }
 
 impl<B: Backend> Side<B> {
@@ -303,7 +305,8 @@ impl<B: Backend> Side<B> {
             now: 0,
         };
         let shared = Arc::new(LaneShared::new(LANE, wakeup, session));
-        let (lane, ends) = open_lane(params, &arena, shared).expect("the arena was sized for it");
+        let (lane, ends) =
+            open_lane(params, &arena, shared.clone()).expect("the arena was sized for it");
         let stats = ["core", "send", "receive"].map(|n| Arc::new(ThreadStats::new(n)));
         let ends_stats = (stats[1].clone(), stats[2].clone());
         let (tx, rx) = lane_ends(ends, setup.compression, true, ends_stats);
@@ -319,6 +322,7 @@ impl<B: Backend> Side<B> {
             stats,
             arena,
             index,
+            lane: shared,
         };
         side.command(CoreCommand::Open {
             local_index: index,

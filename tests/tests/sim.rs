@@ -7,6 +7,7 @@ use ctp96::backend::sim::{Link, SimNet};
 use ctp96::base::Nanos;
 use ctp96::obs::Counter;
 use ctp96::verify::Level;
+use std::sync::atomic::Ordering;
 use tests::rig::{A, B, Damage, Flow, Rig, Setup};
 
 const MS: Nanos = 1_000_000;
@@ -376,6 +377,39 @@ fn a_window_of_one_slot_still_moves() {
         slots: 60,
         ..Scenario::new("window of one", loss(0.05))
     });
+}
+
+#[test]
+fn a_receiver_that_stops_reading_is_not_taken_for_dead() {
+    // The control thread starts a fresh handshake, which ends the session, when sent data has
+    // waited for 1.5 s and nothing at all was heard meanwhile. A peer whose application is slow (a
+    // disk that syncs) is alive and must be heard.
+    let net = SimNet::new(3, Link::default());
+    let mut rig = Rig::over_sim(&net, INBOX, &Setup::default());
+    let mut flow = Flow::new(3, 600, rig.a.tx.slot_capacity());
+    let reads_again = 6_000 * MS;
+    let mut silent = 0;
+    while !flow.complete() {
+        let mut busy = flow.send(&mut rig.a.tx);
+        if rig.now() < 100_000 || rig.now() > reads_again {
+            busy |= flow.receive(&mut rig.b.rx);
+        }
+        rig.round(busy);
+        let waits = rig.a.lane.waiting_since.load(Ordering::Relaxed);
+        if waits != 0 {
+            let heard = rig
+                .a
+                .lane
+                .session
+                .last_rx
+                .load(Ordering::Relaxed)
+                .max(waits);
+            silent = silent.max(rig.now().saturating_sub(heard));
+        }
+        assert!(rig.now() < 20_000 * MS, "no progress");
+    }
+    flow.assert_equal();
+    assert!(silent < 1_000 * MS, "silent for {} ms", silent / MS);
 }
 
 #[test]
