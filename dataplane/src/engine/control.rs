@@ -10,9 +10,9 @@ use crate::crypto::Provider;
 use crate::crypto::identity::PublicKey;
 use crate::crypto::schedule::{Direction, SessionSecrets};
 use crate::mem::Arena;
+use crate::obs::{Counter, ThreadStats};
 use crate::proto::manager::{Manager, ManagerEvent, Negotiated, Role, Side};
 use crate::proto::{CcConfig, CcKind, LaneTxConfig, RepairAhead};
-use crate::obs::{Counter, ThreadStats};
 use crate::ring::Wakeup;
 use crate::stage::{
     CloseReason, LaneEnds, LaneParams, LaneShared, LaneStatus, SessionShared, open_lane,
@@ -35,7 +35,7 @@ const INITIAL_RTT_NS: Nanos = 10_000_000;
 const TICK: Duration = Duration::from_millis(100);
 /// Sent data that has waited this long with nothing heard starts a fresh handshake: a peer that
 /// restarted knows nothing of the session and stays silent, but it answers an OFFER.
-const STALL_NS: Nanos = 1_500_000_000;
+const STALL_NS: Nanos = 3_000_000_000;
 
 /// Everything the user of a new session gets.
 pub struct SessionEnds {
@@ -521,7 +521,12 @@ impl Control {
                 self.manager.confirm(index);
             }
             let quiet = now.saturating_sub(last);
-            if let Some(n) = s.shared.closed_by_peer.load(Ordering::Acquire).checked_sub(1) {
+            if let Some(n) = s
+                .shared
+                .closed_by_peer
+                .load(Ordering::Acquire)
+                .checked_sub(1)
+            {
                 dead.push((index, CloseReason::from_wire(n as u16)));
                 continue;
             }

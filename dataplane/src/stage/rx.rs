@@ -323,7 +323,9 @@ impl Lane {
                 Message::SessionClose { reason } => {
                     // The control thread closes the other lanes, which may live on other cores.
                     let session = &self.shared.session;
-                    session.closed_by_peer.store(u32::from(reason) + 1, Ordering::Release);
+                    session
+                        .closed_by_peer
+                        .store(u32::from(reason) + 1, Ordering::Release);
                     self.close(CloseReason::from_wire(reason));
                 }
             }
