@@ -123,7 +123,10 @@ fn peer(symbol_len: usize) -> Result<Vec<f64>, reed_solomon_simd::Error> {
                     decoder.add_original_shard(i, black_box(s))?;
                 }
             }
-            #[allow(clippy::needless_range_loop, reason = "rows keep the names of the formulas")]
+            #[allow(
+                clippy::needless_range_loop,
+                reason = "rows keep the names of the formulas"
+            )]
             for j in first_row..first_row + lost {
                 decoder.add_recovery_shard(j, &repair[j])?;
             }
