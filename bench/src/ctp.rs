@@ -8,7 +8,7 @@ use ::tests::lab::Lab;
 use ctp96::api::{Node, NodeBuilder};
 use ctp96::codec::Policy;
 use ctp96::crypto::identity::Identity;
-use ctp96::engine::BackendChoice;
+use ctp96::engine::{BackendChoice, SuiteChoice};
 use ctp96::verify::Level;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -31,19 +31,48 @@ pub struct Setup {
     backend: String,
     /// `fast` or `full`.
     verify: String,
+    /// `auto`, `aes-256-gcm` or `aegis-256x2`.
+    suite: String,
 }
 
-/// CTP-96 over UDP with one backend and one verification level.
+/// CTP-96 over UDP with one backend, one verification level and one suite.
 pub struct Ctp {
     /// `auto`, `udp` or `io_uring`.
     pub backend: String,
     /// `fast` or `full`.
     pub verify: String,
+    /// `auto`, `aes-256-gcm` or `aegis-256x2`.
+    pub suite: String,
+}
+
+impl Ctp {
+    /// A row of the command line, `backend[:level[:suite]]`.
+    pub fn parse(row: &str) -> Result<Ctp> {
+        let mut parts = row.split(':');
+        let backend = parts.next().unwrap_or_default();
+        let verify = parts.next().unwrap_or("fast");
+        let suite = parts.next().unwrap_or("auto");
+        if !["auto", "udp", "io_uring"].contains(&backend)
+            || !["fast", "full"].contains(&verify)
+            || !["auto", "aes-256-gcm", "aegis-256x2"].contains(&suite)
+            || parts.next().is_some()
+        {
+            return Err(format!(
+                "`{row}` is no row; give for instance auto:fast or udp:full:aegis-256x2"
+            )
+            .into());
+        }
+        Ok(Ctp {
+            backend: backend.to_owned(),
+            verify: verify.to_owned(),
+            suite: suite.to_owned(),
+        })
+    }
 }
 
 impl Contender for Ctp {
     fn name(&self) -> String {
-        format!("ctp96 {} {}", self.backend, self.verify)
+        format!("ctp96 {} {} {}", self.backend, self.verify, self.suite)
     }
 
     fn transfer(&self, lab: &Lab, task: &Task) -> Result<Sample> {
@@ -58,6 +87,7 @@ impl Contender for Ctp {
             mtu: lab.mtu() as usize,
             backend: self.backend.clone(),
             verify: self.verify.clone(),
+            suite: self.suite.clone(),
         };
         peer::run_pair(lab, task, "bbr-like", peer::Stack::Ctp(setup))
     }
@@ -87,6 +117,11 @@ impl Setup {
                 "udp" => BackendChoice::Udp,
                 "io_uring" => BackendChoice::IoUring,
                 _ => BackendChoice::Auto,
+            })
+            .suite(match self.suite.as_str() {
+                "aes-256-gcm" => SuiteChoice::Aes256Gcm,
+                "aegis-256x2" => SuiteChoice::Aegis256x2,
+                _ => SuiteChoice::Auto,
             })
             .compression(Policy::None)
             .start()?)
@@ -141,4 +176,33 @@ pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
     // The last witness must leave before the node does.
     std::thread::sleep(Duration::from_millis(300));
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_parse() {
+        for (row, name) in [
+            ("auto", "ctp96 auto fast auto"),
+            ("udp:full", "ctp96 udp full auto"),
+            (
+                "io_uring:fast:aegis-256x2",
+                "ctp96 io_uring fast aegis-256x2",
+            ),
+        ] {
+            assert_eq!(Ctp::parse(row).expect(row).name(), name);
+        }
+        for bad in [
+            "",
+            "tcp",
+            "auto:slow",
+            "auto:fast:aes",
+            "auto:fast:auto:x",
+            "auto::",
+        ] {
+            assert!(Ctp::parse(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -32,8 +32,13 @@ struct Cli {
 enum Command {
     /// Bytes from one host to another over a veth pair, all contenders interleaved (needs root).
     Transfer {
-        /// CTP-96 rows, each `backend` or `backend:level` (auto, udp, io_uring; fast, full).
-        #[arg(long, value_delimiter = ',', default_value = "auto:fast")]
+        /// CTP-96 rows, each `backend[:level[:suite]]` (auto, udp, io_uring; fast, full; auto,
+        /// aes-256-gcm, aegis-256x2).
+        #[arg(
+            long,
+            value_delimiter = ',',
+            default_value = "auto:fast:aes-256-gcm,auto:fast:aegis-256x2"
+        )]
         ctp: Vec<String>,
         #[command(flatten)]
         link: Link,
@@ -52,6 +57,9 @@ enum Command {
         /// Verification level: fast or full.
         #[arg(long, default_value = "fast")]
         verify: String,
+        /// Suite: aes-256-gcm or aegis-256x2.
+        #[arg(long, default_value = "aes-256-gcm", value_parser = ["aes-256-gcm", "aegis-256x2"])]
+        suite: String,
         /// CPU that seals.
         #[arg(long, default_value_t = 0)]
         sender_core: usize,
@@ -114,6 +122,7 @@ fn main() -> ExitCode {
             bytes,
             runs,
             verify,
+            suite,
             sender_core,
             receiver_core,
             json,
@@ -123,6 +132,7 @@ fn main() -> ExitCode {
                 bytes,
                 runs,
                 verify,
+                suite,
                 sender_core,
                 receiver_core,
             },
@@ -217,16 +227,7 @@ fn compare(link: &Link, congestion: &[String], ctp: &[String]) -> Result<()> {
     };
     let (mut contenders, notes) = baselines(congestion)?;
     for row in ctp {
-        let (backend, verify) = row.split_once(':').unwrap_or((row, "fast"));
-        if !["auto", "udp", "io_uring"].contains(&backend) || !["fast", "full"].contains(&verify) {
-            return Err(
-                format!("`{row}` is no row; give for instance auto:fast or udp:full").into(),
-            );
-        }
-        contenders.push(Box::new(ctp::Ctp {
-            backend: backend.to_owned(),
-            verify: verify.to_owned(),
-        }));
+        contenders.push(Box::new(ctp::Ctp::parse(row)?));
     }
     let report = transfer::compare(&plan, &contenders, notes, |line| eprintln!("{line}"))?;
     if link.json {

@@ -45,6 +45,8 @@ pub struct Plan {
     pub runs: u32,
     /// Verification level.
     pub verify: String,
+    /// `aes-256-gcm` or `aegis-256x2`.
+    pub suite: String,
     /// CPU that seals.
     pub sender_core: usize,
     /// CPU that opens.
@@ -115,7 +117,10 @@ pub fn run(plan: &Plan, progress: impl Fn(&str)) -> Result<Report> {
     for &mtu in &plan.mtus {
         let symbol_len = symbol_len_for_mtu(mtu as usize);
         pin(plan.sender_core)?;
-        let provider = calibrate(symbol_len, Duration::from_millis(50)).provider;
+        let provider = match plan.suite.as_str() {
+            "aegis-256x2" => Provider::Aegis256x2,
+            _ => calibrate(symbol_len, Duration::from_millis(50)).provider,
+        };
         let mut row = Row {
             symbol_len,
             provider: provider.name().to_owned(),

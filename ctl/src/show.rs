@@ -47,8 +47,8 @@ pub fn status(r: &StatusReply) -> String {
     let _ = writeln!(out, "backend     {}", e.backend_why);
     let _ = writeln!(
         out,
-        "AEAD        AES-256-GCM by {}: {}",
-        e.provider, e.provider_why
+        "AEAD        offers {}; AES-256-GCM by {}: {}",
+        e.suite, e.provider, e.provider_why
     );
     let _ = writeln!(
         out,
@@ -105,12 +105,13 @@ pub fn peers(r: &PeersReply) -> String {
         for s in &p.sessions {
             let _ = writeln!(
                 out,
-                "    session {:08x}  {}, {} by {}, {} lanes, RTT {}, heard {} ago",
+                "    session {:08x}  {}, {} by {}, {} lanes, {}, RTT {}, heard {} ago",
                 s.index,
                 s.addr,
                 seconds(s.age_s),
                 if s.initiator { "us" } else { "them" },
                 s.lanes,
+                s.suite,
                 duration(s.srtt_ns),
                 seconds(s.quiet_s)
             );

@@ -3,8 +3,8 @@
 use ctp96::api::{Node, NodeBuilder, RecvError};
 use ctp96::codec::Policy;
 use ctp96::crypto::identity::Identity;
-use ctp96::engine::BackendChoice;
-use std::time::Duration;
+use ctp96::engine::{BackendChoice, ConnectError, SuiteChoice};
+use std::time::{Duration, Instant};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -93,6 +93,76 @@ fn messages_arrive_whole_and_in_order_over_mmsg() {
 #[test]
 fn messages_arrive_whole_and_in_order_over_io_uring() {
     messages_both_ways(BackendChoice::IoUring);
+}
+
+/// The suite that a session between these two uses, as both ends report it, after a message each
+/// way.
+fn suite_of(server: SuiteChoice, client: SuiteChoice) -> Result<String, ConnectError> {
+    let (a, b) = (
+        Identity::generate().expect("random"),
+        Identity::generate().expect("random"),
+    );
+    let any = "127.0.0.1:0".parse().expect("literal");
+    let builder = Node::builder(b.clone()).listen(any).suite(server);
+    let server = builder.peer("a", a.public(), None).start().expect("starts");
+    let builder = Node::builder(a).listen(any).suite(client);
+    let to = Some(server.local_addr());
+    let client = builder.peer("b", b.public(), to).start().expect("starts");
+    let out = client.connect(&b.public(), WAIT)?;
+    let inc = server.accept(WAIT)?;
+    let (mut tx, mut back) = out.lane(0).expect("lane 0");
+    let (mut reply, mut rx) = inc.lane(0).expect("lane 0");
+    let (there, here) = (noise(200_000, 1), noise(3_000, 2));
+    let mut m = Vec::new();
+    tx.send(&there).expect("sends");
+    rx.recv_timeout(&mut m, WAIT).expect("a message");
+    assert!(m == there);
+    reply.send(&here).expect("sends");
+    back.recv_timeout(&mut m, WAIT).expect("a reply");
+    assert!(m == here);
+    let seen = [&client, &server].map(|node| {
+        let end = Instant::now() + WAIT;
+        loop {
+            if let Some(s) = node.snapshot().sessions.first() {
+                return s.suite.clone();
+            }
+            assert!(Instant::now() < end, "the session never shows");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert_eq!(seen[0], seen[1]);
+    Ok(seen[0].clone())
+}
+
+#[test]
+fn both_ends_use_the_suite_that_both_offer() {
+    use SuiteChoice::{Aegis256x2, Aes256Gcm, Auto};
+    let aegis = suite_of(Aegis256x2, Aegis256x2).expect("a session");
+    assert_eq!(aegis, "AEGIS-256X2");
+    for (server, client) in [(Aes256Gcm, Aes256Gcm), (Aes256Gcm, Auto), (Auto, Aes256Gcm)] {
+        let suite = suite_of(server, client).expect("a session");
+        assert_eq!(suite, "AES-256-GCM", "{server:?} {client:?}");
+    }
+}
+
+#[test]
+fn a_peer_below_the_suite_asked_for_is_refused() {
+    for (server, client) in [
+        (SuiteChoice::Aegis256x2, SuiteChoice::Aes256Gcm),
+        (SuiteChoice::Aes256Gcm, SuiteChoice::Aegis256x2),
+    ] {
+        let e = suite_of(server, client).expect_err("refused").to_string();
+        assert!(e.contains("cipher suite"), "{e}");
+    }
+}
+
+#[test]
+fn a_suite_is_no_aes_gcm_provider() {
+    let node = Node::builder(Identity::generate().expect("random"))
+        .provider(ctp96::crypto::Provider::Aegis256x2)
+        .start();
+    let e = node.err().expect("refused").to_string();
+    assert!(e.contains("aegis-256x2"), "{e}");
 }
 
 #[test]

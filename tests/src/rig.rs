@@ -227,6 +227,8 @@ pub struct Setup {
     pub compression: Policy,
     /// Repair symbols sent ahead; `None` adapts.
     pub repair_ahead: Option<u8>,
+    /// What seals and opens.
+    pub provider: Provider,
 }
 
 impl Default for Setup {
@@ -238,6 +240,7 @@ impl Default for Setup {
             level: Level::Fast,
             compression: Policy::None,
             repair_ahead: None,
+            provider: Provider::Ring,
         }
     }
 }
@@ -281,7 +284,7 @@ impl<B: Backend> Side<B> {
             dest,
             symbol_len: setup.symbol_len,
             window: setup.window,
-            provider: Provider::Ring,
+            provider: setup.provider,
             tx_secret: secrets[usize::from(!first)],
             rx_secret: secrets[usize::from(first)],
             level: setup.level,

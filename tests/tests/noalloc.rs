@@ -5,6 +5,7 @@
 use ctp96::backend::mem;
 use ctp96::base::Nanos;
 use ctp96::codec::Policy;
+use ctp96::crypto::Provider;
 use ctp96::obs::Counter;
 use ctp96::verify::Level;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -98,11 +99,22 @@ fn transfer(rig: &mut Rig<mem::MemBackend>, bytes: u64, content: &[u8]) {
 }
 
 fn nothing_is_allocated(policy: &str, level: Level, symbol_len: usize, bytes: u64) {
+    nothing_is_allocated_by(Provider::Ring, policy, level, symbol_len, bytes);
+}
+
+fn nothing_is_allocated_by(
+    provider: Provider,
+    policy: &str,
+    level: Level,
+    symbol_len: usize,
+    bytes: u64,
+) {
     let compression: Policy = policy.parse().expect("a policy");
     let setup = Setup {
         symbol_len,
         level,
         compression,
+        provider,
         ..Setup::default()
     };
     let (a, b) = mem::pair(A, B, 64).expect("memory");
@@ -157,6 +169,13 @@ fn nothing_is_allocated(policy: &str, level: Level, symbol_len: usize, bytes: u6
 #[test]
 fn moving_data_without_compression() {
     nothing_is_allocated("none", Level::Fast, 1408, 64 << 20);
+}
+
+#[test]
+fn moving_data_sealed_by_every_provider() {
+    for provider in [Provider::AwsLc, Provider::AesGcm, Provider::Aegis256x2] {
+        nothing_is_allocated_by(provider, "none", Level::Fast, 1408, 8 << 20);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::crypto::Provider;
 use crate::crypto::identity::{Identity, PublicKey};
 use crate::engine::{
     BackendChoice, ConnectError, Engine, EngineConfig, EngineInfo, FixedRate, Snapshot, StartError,
+    SuiteChoice,
 };
 use crate::obs::{Registry, ThreadStats};
 use crate::proto::manager::PeerConfig;
@@ -83,7 +84,13 @@ impl NodeBuilder {
         self
     }
 
-    /// AEAD implementation (default: measured at start).
+    /// Suites to offer (default: AEGIS-256X2 where it is faster here, and AES-256-GCM).
+    pub fn suite(mut self, suite: SuiteChoice) -> NodeBuilder {
+        self.cfg.suite = suite;
+        self
+    }
+
+    /// Implementation of AES-256-GCM (default: measured at start).
     pub fn provider(mut self, provider: Provider) -> NodeBuilder {
         self.cfg.provider = Some(provider);
         self

@@ -1,6 +1,7 @@
-//! AES-256-GCM (NIST SP 800-38D, 96-bit nonce, 128-bit tag) behind one seam.
+//! The AEADs of frames (96-bit nonce, 128-bit tag) behind one seam: AES-256-GCM (NIST SP 800-38D),
+//! and AEGIS-256X2 (draft-irtf-cfrg-aegis-aead) where both ends offer it.
 //!
-//! Three implementations of the same function: which is fastest depends on the CPU, so
+//! AES-256-GCM has three implementations: which is fastest depends on the CPU, so
 //! [`calibrate`](super::calibrate()) measures them at start. All are out of place, because the
 //! dataplane seals from a slot into a frame and opens from a frame into a slot: `aws-lc` and
 //! `aes-gcm` do that in the cipher pass itself, `ring` copies and then works in place while the
@@ -9,6 +10,7 @@
 //! Keys are boxed: moving one leaves no copy of its schedule behind, and [`SealKey::rekey`] replaces
 //! a key without allocation.
 
+pub(super) mod aegis256x2;
 mod aes_gcm;
 mod aws_lc;
 mod ring;
@@ -18,15 +20,16 @@ mod tests;
 mod vectors;
 
 use crate::base::limits::TAG_LEN;
+use crate::wire::handshake::{SUITE_AEGIS_256X2, SUITE_AES_256_GCM};
 use std::fmt;
 use std::str::FromStr;
 
-/// AES-256 key, bytes.
+/// Key of either suite, bytes.
 pub const KEY_LEN: usize = 32;
-/// GCM nonce, bytes.
+/// Nonce of either suite, bytes.
 pub const NONCE_LEN: usize = 12;
 
-/// An implementation of AES-256-GCM.
+/// An implementation of a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Provider {
     /// The `ring` crate (BoringSSL's assembly); in place.
@@ -35,10 +38,12 @@ pub enum Provider {
     AwsLc,
     /// The RustCrypto `aes-gcm` crate: portable, the reference; out of place.
     AesGcm,
+    /// libaegis: AEGIS-256X2, another suite than the others'; out of place.
+    Aegis256x2,
 }
 
 impl Provider {
-    /// Every provider.
+    /// Every provider of AES-256-GCM, the mandatory suite.
     pub const ALL: [Provider; 3] = [Provider::Ring, Provider::AwsLc, Provider::AesGcm];
 
     /// The name that configuration and reports use.
@@ -47,6 +52,25 @@ impl Provider {
             Provider::Ring => "ring",
             Provider::AwsLc => "aws-lc",
             Provider::AesGcm => "aes-gcm",
+            Provider::Aegis256x2 => "aegis-256x2",
+        }
+    }
+
+    /// The suite that it implements, as on the wire.
+    pub fn suite(self) -> u8 {
+        match self {
+            Provider::Ring | Provider::AwsLc | Provider::AesGcm => SUITE_AES_256_GCM,
+            Provider::Aegis256x2 => SUITE_AEGIS_256X2,
+        }
+    }
+
+    /// The provider of a suite, of which `aes_gcm` is the one for AES-256-GCM; `None` for a suite
+    /// that is not known.
+    pub fn for_suite(suite: u8, aes_gcm: Provider) -> Option<Provider> {
+        match suite {
+            SUITE_AES_256_GCM => Some(aes_gcm),
+            SUITE_AEGIS_256X2 => Some(Provider::Aegis256x2),
+            _ => None,
         }
     }
 }
@@ -65,7 +89,7 @@ pub struct UnknownProvider(pub String);
 impl FromStr for Provider {
     type Err = UnknownProvider;
 
-    /// Parses a [`name`](Provider::name).
+    /// Parses the [`name`](Provider::name) of an AES-256-GCM provider.
     fn from_str(text: &str) -> Result<Provider, UnknownProvider> {
         let found = Provider::ALL.into_iter().find(|p| p.name() == text);
         found.ok_or_else(|| UnknownProvider(text.to_owned()))
@@ -76,13 +100,13 @@ impl FromStr for Provider {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AeadError {
     /// The output is not as long as the input calls for, or a sealed input is shorter than a tag.
-    #[error("buffer lengths do not fit AES-GCM")]
+    #[error("buffer lengths do not fit the AEAD")]
     Length,
     /// The tag does not verify: key, nonce, associated data, text or tag differ.
     #[error("authentication failed")]
     Auth,
     /// The implementation refused to work (out of memory while it was keyed, or text too long).
-    #[error("the AES-GCM provider failed")]
+    #[error("the AEAD provider failed")]
     Provider,
 }
 
@@ -91,6 +115,7 @@ enum Cipher {
     Ring(ring::Key),
     AwsLc(aws_lc::Key),
     AesGcm(aes_gcm::Key),
+    Aegis256x2(aegis256x2::Key),
 }
 
 impl Cipher {
@@ -99,6 +124,7 @@ impl Cipher {
             Provider::Ring => Cipher::Ring(ring::Key::new(key)),
             Provider::AwsLc => Cipher::AwsLc(aws_lc::Key::new(key)),
             Provider::AesGcm => Cipher::AesGcm(aes_gcm::Key::new(key)),
+            Provider::Aegis256x2 => Cipher::Aegis256x2(aegis256x2::Key::new(key)),
         }
     }
 
@@ -107,6 +133,7 @@ impl Cipher {
             Cipher::Ring(k) => k.rekey(key),
             Cipher::AwsLc(k) => k.rekey(key),
             Cipher::AesGcm(k) => k.rekey(key),
+            Cipher::Aegis256x2(k) => k.rekey(key),
         }
     }
 
@@ -115,6 +142,7 @@ impl Cipher {
             Cipher::Ring(_) => Provider::Ring,
             Cipher::AwsLc(_) => Provider::AwsLc,
             Cipher::AesGcm(_) => Provider::AesGcm,
+            Cipher::Aegis256x2(_) => Provider::Aegis256x2,
         }
     }
 }
@@ -158,6 +186,7 @@ impl SealKey {
                     Cipher::Ring(k) => k.seal(nonce, aad, plain, text, tag),
                     Cipher::AwsLc(k) => k.seal(nonce, aad, plain, text, tag),
                     Cipher::AesGcm(k) => k.seal(nonce, aad, plain, text, tag),
+                    Cipher::Aegis256x2(k) => k.seal(nonce, aad, plain, text, tag),
                 };
                 if sealed.is_err() {
                     out.fill(0);
@@ -218,6 +247,7 @@ impl OpenKey {
                     Cipher::Ring(k) => k.open(nonce, aad, text, tag, out),
                     Cipher::AwsLc(k) => k.open(nonce, aad, text, tag, out),
                     Cipher::AesGcm(k) => k.open(nonce, aad, text, tag, out),
+                    Cipher::Aegis256x2(k) => k.open(nonce, aad, text, tag, out),
                 };
                 if opened.is_err() {
                     out.fill(0);

@@ -1,6 +1,7 @@
-//! Which AES-256-GCM provider is fastest on the running CPU, for the symbols of this node.
+//! Which AES-256-GCM provider is fastest on the running CPU, for the symbols of this node, and how
+//! fast AEGIS-256X2 is beside it.
 
-use super::aead::{OpenKey, Provider, SealKey};
+use super::aead::{OpenKey, Provider, SealKey, aegis256x2};
 use crate::base::limits::{FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SYMBOL_ALIGN};
 use std::time::{Duration, Instant};
 
@@ -27,14 +28,31 @@ pub struct Speed {
 /// The result of [`calibrate`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
-    /// The provider with the lowest time to seal and open a symbol once each.
+    /// The AES-256-GCM provider with the lowest time to seal and open a symbol once each.
     pub provider: Provider,
     /// Symbol length measured, bytes.
     pub symbol_len: usize,
     /// Rounds measured.
     pub rounds: u32,
-    /// All providers, in the order of [`Provider::ALL`].
+    /// All providers of AES-256-GCM, in the order of [`Provider::ALL`].
     pub speeds: [Speed; Provider::ALL.len()],
+    /// AEGIS-256X2.
+    pub aegis: Speed,
+}
+
+impl Speed {
+    /// Time to seal and open a byte once each, nanoseconds.
+    fn time(&self) -> f64 {
+        1.0 / self.seal_gbps + 1.0 / self.open_gbps
+    }
+}
+
+impl Calibration {
+    /// Whether AEGIS-256X2 is right and takes less time to seal and open than `aes_gcm` does.
+    pub fn aegis_beats(&self, aes_gcm: Provider) -> bool {
+        let rival = self.speeds.iter().find(|s| s.provider == aes_gcm);
+        self.aegis.correct && rival.is_some_and(|r| self.aegis.time() < r.time())
+    }
 }
 
 /// One provider under measurement.
@@ -62,7 +80,14 @@ pub fn calibrate(symbol_len: usize, budget: Duration) -> Calibration {
         .next_multiple_of(SYMBOL_ALIGN);
     let count = (BATCH_BYTES / symbol_len).clamp(1, MAX_BATCH);
     let mut area = Area::new(symbol_len, count);
-    let mut benches = Provider::ALL.map(|provider| Bench::new(provider, &mut area));
+    let aes_gcm = Provider::ALL.len();
+    let mut benches = [
+        Provider::Ring,
+        Provider::AwsLc,
+        Provider::AesGcm,
+        Provider::Aegis256x2,
+    ]
+    .map(|provider| Bench::new(provider, &mut area));
 
     let start = Instant::now();
     let mut rounds = 0;
@@ -74,20 +99,23 @@ pub fn calibrate(symbol_len: usize, budget: Duration) -> Calibration {
         rounds += 1;
     }
 
-    let chosen = benches
+    let chosen = benches[..aes_gcm]
         .iter()
         .filter(|b| b.correct)
         .min_by_key(|b| b.seal + b.open);
+    let provider = chosen.map_or(Provider::AesGcm, |b| b.provider);
+    let [a, b, c, aegis] = benches.map(|b| Speed {
+        provider: b.provider,
+        seal_gbps: gbps(count * symbol_len, b.seal),
+        open_gbps: gbps(count * symbol_len, b.open),
+        correct: b.correct,
+    });
     Calibration {
-        provider: chosen.map_or(Provider::AesGcm, |b| b.provider),
+        provider,
         symbol_len,
         rounds,
-        speeds: benches.map(|b| Speed {
-            provider: b.provider,
-            seal_gbps: gbps(count * symbol_len, b.seal),
-            open_gbps: gbps(count * symbol_len, b.open),
-            correct: b.correct,
-        }),
+        speeds: [a, b, c],
+        aegis,
     }
 }
 
@@ -103,6 +131,8 @@ struct Area {
     out: Vec<u8>,
     /// The first symbol sealed by the reference provider, with nonce zero.
     reference: Vec<u8>,
+    /// The same by AEGIS-256X2 in one call.
+    aegis_reference: Vec<u8>,
 }
 
 const KEY: [u8; 32] = [0x96; 32];
@@ -117,12 +147,16 @@ impl Area {
         let key = SealKey::new(Provider::AesGcm, &KEY);
         // A failure leaves zeros, with which no provider's output agrees.
         let _ = key.seal(&[0; 12], &AAD, &plain[..symbol_len], &mut reference);
+        let mut aegis_reference = vec![0; reference.len()];
+        let first = &plain[..symbol_len];
+        aegis256x2::seal_in_one_call(&KEY, &[0; 12], &AAD, first, &mut aegis_reference);
         Area {
             symbol_len,
             frames: vec![0; count * (symbol_len + FRAME_OVERHEAD)],
             out: vec![0; plain.len()],
             plain,
             reference,
+            aegis_reference,
         }
     }
 }
@@ -149,7 +183,11 @@ impl Bench {
         let resealed = bench
             .sealer
             .seal(&nonce(0), &AAD, &area.plain[..area.symbol_len], sealed);
-        bench.correct &= resealed.is_ok() && *sealed == area.reference[..];
+        let reference = match provider {
+            Provider::Aegis256x2 => &area.aegis_reference,
+            Provider::Ring | Provider::AwsLc | Provider::AesGcm => &area.reference,
+        };
+        bench.correct &= resealed.is_ok() && *sealed == reference[..];
         (bench.seal, bench.open) = (Duration::MAX, Duration::MAX);
         bench
     }
@@ -197,14 +235,15 @@ mod tests {
             let c = calibrate(asked, Duration::ZERO);
             assert_eq!(c.symbol_len, measured);
             assert_eq!(c.rounds, MIN_ROUNDS);
-            let time = |s: &Speed| 1.0 / s.seal_gbps + 1.0 / s.open_gbps;
             let chosen = c.speeds.iter().find(|s| s.provider == c.provider).unwrap();
             for (speed, provider) in c.speeds.iter().zip(Provider::ALL) {
                 assert_eq!(speed.provider, provider);
                 assert!(speed.correct, "{provider}");
                 assert!(speed.seal_gbps > 0.0 && speed.open_gbps > 0.0);
-                assert!(time(chosen) <= time(speed) * 1.000_001);
+                assert!(chosen.time() <= speed.time() * 1.000_001);
             }
+            assert_eq!(c.aegis.provider, Provider::Aegis256x2);
+            assert!(c.aegis.correct && c.aegis.seal_gbps > 0.0 && c.aegis.open_gbps > 0.0);
         }
     }
 
@@ -215,5 +254,23 @@ mod tests {
         for provider in Provider::ALL {
             assert!(!Bench::new(provider, &mut area).correct);
         }
+        assert!(Bench::new(Provider::Aegis256x2, &mut area).correct);
+        area.aegis_reference[5] ^= 1;
+        assert!(!Bench::new(Provider::Aegis256x2, &mut area).correct);
+    }
+
+    #[test]
+    fn aegis_is_preferred_only_when_it_is_right_and_faster() {
+        let mut c = calibrate(64, Duration::ZERO);
+        for s in &mut c.speeds {
+            (s.seal_gbps, s.open_gbps) = (2.0, 2.0);
+        }
+        (c.aegis.seal_gbps, c.aegis.open_gbps) = (4.0, 1.5);
+        assert!(c.aegis_beats(Provider::AwsLc));
+        c.speeds[0].open_gbps = 9.0;
+        assert!(c.aegis_beats(Provider::AwsLc) && !c.aegis_beats(Provider::Ring));
+        assert!(!c.aegis_beats(Provider::Aegis256x2));
+        c.aegis.correct = false;
+        assert!(!c.aegis_beats(Provider::AwsLc));
     }
 }

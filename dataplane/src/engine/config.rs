@@ -12,6 +12,7 @@ use crate::crypto::identity::Identity;
 use crate::proto::manager::PeerConfig;
 use crate::stage::{Lane, bufs_per_lane};
 use crate::verify::Level;
+use crate::wire::handshake::SUITE_AES_256_GCM;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Which packet path to use.
@@ -24,6 +25,19 @@ pub enum BackendChoice {
     Udp,
     /// UDP with GSO and GRO through io_uring.
     IoUring,
+}
+
+/// Which suites to offer. AES-256-GCM is always understood; AEGIS-256X2 is used where both ends
+/// offer it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SuiteChoice {
+    /// AEGIS-256X2 where it is measured to be faster here than AES-256-GCM.
+    #[default]
+    Auto,
+    /// AES-256-GCM only.
+    Aes256Gcm,
+    /// AEGIS-256X2, and nothing less from peers.
+    Aegis256x2,
 }
 
 /// A fixed sending rate for owned links.
@@ -54,7 +68,9 @@ pub struct EngineConfig {
     pub lanes: usize,
     /// Slots in flight per lane and direction, `1..=96`.
     pub window: usize,
-    /// AEAD implementation; `None` measures them at start.
+    /// Suites to offer.
+    pub suite: SuiteChoice,
+    /// Implementation of AES-256-GCM; `None` measures them at start.
     pub provider: Option<Provider>,
     /// Verification level.
     pub level: Level,
@@ -88,6 +104,7 @@ impl EngineConfig {
             memory: None,
             lanes: 2,
             window: WINDOW_SLOTS,
+            suite: SuiteChoice::Auto,
             provider: None,
             level: Level::Fast,
             compression: Policy::None,
@@ -146,6 +163,13 @@ impl EngineConfig {
                 "port {} leaves no room for {} cores",
                 self.port,
                 self.cores.len()
+            ));
+        }
+        if let Some(p) = self.provider
+            && p.suite() != SUITE_AES_256_GCM
+        {
+            return bad(format!(
+                "{p} is no provider of AES-256-GCM; ask for its suite instead"
             ));
         }
         if self.keepalive == 0 || self.idle_close < 2 * self.keepalive {

@@ -18,7 +18,7 @@ use crate::stage::{
     CloseReason, LaneEnds, LaneParams, LaneShared, LaneStatus, SessionShared, open_lane,
 };
 use crate::verify::Level;
-use crate::wire::handshake::Params;
+use crate::wire::handshake::{Params, agreed_suite, suite_name};
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -100,6 +100,7 @@ struct Live {
     peer: PublicKey,
     addr: SocketAddr,
     initiator: bool,
+    suite: u8,
     symbol_len: usize,
     since: Nanos,
     shared: Arc<SessionShared>,
@@ -130,7 +131,10 @@ struct Waiter {
 
 pub(super) struct Control {
     pub(super) cfg: EngineConfig,
+    /// Of AES-256-GCM.
     pub(super) provider: Provider,
+    /// Best suite that we state.
+    pub(super) suite: u8,
     pub(super) manager: Manager,
     pub(super) boot_id: u64,
     pub(super) cores: Vec<CoreLink>,
@@ -154,6 +158,7 @@ impl Control {
     pub(super) fn new(
         cfg: EngineConfig,
         provider: Provider,
+        suite: u8,
         manager: Manager,
         boot_id: u64,
         cores: Vec<CoreLink>,
@@ -168,6 +173,7 @@ impl Control {
         Control {
             cfg,
             provider,
+            suite,
             manager,
             boot_id,
             cores,
@@ -338,7 +344,8 @@ impl Control {
         }
         let name = self.peer_name(&e.peer);
         let initiator = e.role == Role::Initiator;
-        let opened = self.open_lanes(&e, now);
+        let suite = agreed_suite(self.suite, e.remote.attestation.suite);
+        let opened = self.open_lanes(&e, suite, now);
         let (ends, lanes, shared) = match opened {
             Ok(o) => o,
             Err(source) => {
@@ -377,6 +384,7 @@ impl Control {
                 peer: e.peer,
                 addr: e.remote_addr,
                 initiator,
+                suite,
                 symbol_len: usize::from(e.negotiated.symbol_len),
                 since: now,
                 shared,
@@ -405,6 +413,7 @@ impl Control {
     fn open_lanes(
         &mut self,
         e: &Established,
+        suite: u8,
         now: Nanos,
     ) -> Result<
         (
@@ -421,6 +430,9 @@ impl Control {
             Some(Level::Full) => Level::Full,
             _ => self.cfg.level,
         };
+        // Of what we state ourselves at most, so it is known. The secrets are this session's alone:
+        // no key is ever used with two suites.
+        let provider = Provider::for_suite(suite, self.provider).unwrap_or(self.provider);
         let sending = Direction::sending(e.role == Role::Initiator);
         let n = usize::from(e.negotiated.lanes);
         let mut opened = Vec::with_capacity(n);
@@ -442,7 +454,7 @@ impl Control {
                 dest: SocketAddr::new(e.remote_addr.ip(), port),
                 symbol_len: usize::from(e.negotiated.symbol_len),
                 window: usize::from(e.negotiated.window_slots),
-                provider: self.provider,
+                provider,
                 tx_secret: *e.secrets.direction(sending),
                 rx_secret: *e.secrets.direction(sending.reverse()),
                 level,
@@ -577,6 +589,7 @@ impl Control {
                 addr: live.addr.to_string(),
                 initiator: live.initiator,
                 lanes: live.lanes.len(),
+                suite: suite_name(live.suite).to_owned(),
                 symbol_len: live.symbol_len,
                 age_s: now.saturating_sub(live.since) as f64 / 1e9,
                 quiet_s: now.saturating_sub(live.shared.last_rx.load(Ordering::Relaxed)) as f64

@@ -16,7 +16,9 @@ pub struct EngineInfo {
     pub window_slots: usize,
     /// Verification level.
     pub verify: String,
-    /// AEAD implementation in use.
+    /// Best suite that this node offers.
+    pub suite: String,
+    /// Implementation of AES-256-GCM in use.
     pub provider: String,
     /// Why that one, with the figures of the calibration.
     pub provider_why: String,
@@ -70,6 +72,8 @@ pub struct SessionInfo {
     pub initiator: bool,
     /// Lanes.
     pub lanes: usize,
+    /// Suite in use.
+    pub suite: String,
     /// Symbol length agreed, bytes.
     pub symbol_len: usize,
     /// Seconds since it was established.

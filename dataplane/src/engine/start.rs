@@ -1,7 +1,7 @@
 //! Opens what a node needs and starts its threads.
 
 use super::command::{CoreCommand, CoreEvent};
-use super::config::{BackendChoice, EngineConfig};
+use super::config::{BackendChoice, EngineConfig, SuiteChoice};
 use super::control::{Call, ConnectReply, Control, CoreLink, SessionEnds};
 use super::core::Core;
 use super::error::{ConnectError, StartError};
@@ -11,6 +11,7 @@ use crate::backend::Backend;
 use crate::backend::udp::{self, Choice, UdpConfig};
 use crate::base::Clock;
 use crate::codec::Policy;
+use crate::crypto::Provider;
 use crate::crypto::calibrate::{Calibration, calibrate};
 use crate::crypto::identity::PublicKey;
 use crate::fec::Fec;
@@ -20,7 +21,9 @@ use crate::proto::manager::{Manager, Options};
 use crate::ring::Wakeup;
 use crate::stage::{CloseReason, Lane};
 use crate::verify::Level;
-use crate::wire::handshake::{Attestation, Params, SUITE_AES_256_GCM};
+use crate::wire::handshake::{
+    Attestation, Params, SUITE_AEGIS_256X2, SUITE_AES_256_GCM, suite_name,
+};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +34,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const ACCEPT_BACKLOG: usize = 64;
 /// Commands to a core, and events from all cores, under way at most.
 const CHANNEL: usize = 4096;
-/// Time given to the choice of an AEAD implementation at start.
+/// Time given to the choice of suite and AES-256-GCM provider at start.
 const CALIBRATION: Duration = Duration::from_millis(12);
 
 /// A running engine: lane cores and the control thread.
@@ -72,7 +75,7 @@ fn boot_id() -> Result<u64, StartError> {
 }
 
 fn describe(c: &Calibration) -> String {
-    let figures = c.speeds.iter().map(|s| {
+    let figures = c.speeds.iter().chain([&c.aegis]).map(|s| {
         format!(
             "{} {:.1}/{:.1}",
             s.provider.name(),
@@ -81,10 +84,33 @@ fn describe(c: &Calibration) -> String {
         )
     });
     let figures = figures.collect::<Vec<_>>().join(", ");
-    format!(
-        "fastest here at {} bytes; GB/s seal/open: {figures}",
-        c.symbol_len
-    )
+    format!("at {} bytes, GB/s seal/open: {figures}", c.symbol_len)
+}
+
+/// The best suite to offer, the provider of AES-256-GCM, and why.
+fn choose_aead(cfg: &EngineConfig) -> (u8, Provider, String) {
+    let measured = match (cfg.suite, cfg.provider) {
+        (SuiteChoice::Aes256Gcm | SuiteChoice::Aegis256x2, Some(_)) => None,
+        _ => Some(calibrate(cfg.symbol_len(), CALIBRATION)),
+    };
+    let (provider, why) = match (cfg.provider, &measured) {
+        (Some(p), None) => (p, "asked for".to_owned()),
+        (Some(p), Some(c)) => (p, format!("asked for; {}", describe(c))),
+        (None, Some(c)) => (c.provider, format!("fastest here {}", describe(c))),
+        // The match above measures whenever no provider is asked for.
+        (None, None) => (Provider::AesGcm, "the portable one".to_owned()),
+    };
+    let aegis = match cfg.suite {
+        SuiteChoice::Auto => measured.is_some_and(|c| c.aegis_beats(provider)),
+        SuiteChoice::Aes256Gcm => false,
+        SuiteChoice::Aegis256x2 => true,
+    };
+    let suite = if aegis {
+        SUITE_AEGIS_256X2
+    } else {
+        SUITE_AES_256_GCM
+    };
+    (suite, provider, why)
 }
 
 /// Names this build to peers.
@@ -101,13 +127,7 @@ impl Engine {
     pub fn start(cfg: EngineConfig) -> Result<Engine, StartError> {
         cfg.check()?;
         let symbol_len = cfg.symbol_len();
-        let (provider, provider_why) = match cfg.provider {
-            Some(p) => (p, "asked for".to_owned()),
-            None => {
-                let c = calibrate(symbol_len, CALIBRATION);
-                (c.provider, describe(&c))
-            }
-        };
+        let (suite, provider, provider_why) = choose_aead(&cfg);
         let buf_len = Lane::buf_len(symbol_len).next_multiple_of(4096);
         let arena = Arena::new(cfg.memory_bytes() / buf_len, buf_len)?;
         let clock = Clock::start();
@@ -181,6 +201,7 @@ impl Engine {
             symbol_len,
             window_slots: cfg.window,
             verify: cfg.level.to_string(),
+            suite: suite_name(suite).to_owned(),
             provider: provider.name().to_owned(),
             provider_why,
             fec_kernel: Fec::detect().kernel().name().to_owned(),
@@ -197,7 +218,7 @@ impl Engine {
             boot_id,
             timestamp: 0,
             attestation: Attestation {
-                suite: SUITE_AES_256_GCM,
+                suite,
                 witness: cfg.level as u8,
                 fail_closed: 1,
                 build: build_id(),
@@ -211,6 +232,9 @@ impl Engine {
         let mut options = Options::new(at_zero, &local_params);
         // A peer with the weaker level is let in: the session uses the stronger of the two.
         options.policy.min_witness = Level::Fast as u8;
+        if cfg.suite == SuiteChoice::Aegis256x2 {
+            options.policy.suite = SUITE_AEGIS_256X2;
+        }
         let manager = Manager::new(
             cfg.identity.clone(),
             local_params,
@@ -225,6 +249,7 @@ impl Engine {
         let control = Control::new(
             cfg,
             provider,
+            suite,
             manager,
             boot_id,
             links,

@@ -37,6 +37,23 @@ pub const MAX_HANDSHAKE_FRAME: usize = HEADER_LEN + MAX_BODY;
 
 /// AES-256-GCM, the mandatory suite.
 pub const SUITE_AES_256_GCM: u8 = 1;
+/// AEGIS-256X2 with a 128-bit tag; whoever states it understands [`SUITE_AES_256_GCM`] too.
+pub const SUITE_AEGIS_256X2: u8 = 2;
+
+/// What people call a suite.
+pub const fn suite_name(suite: u8) -> &'static str {
+    match suite {
+        SUITE_AES_256_GCM => "AES-256-GCM",
+        SUITE_AEGIS_256X2 => "AEGIS-256X2",
+        _ => "unknown suite",
+    }
+}
+
+/// The suite of a session between nodes that state `a` and `b`: each number implies all below it,
+/// so it is the lesser. Both statements are in the Noise transcript.
+pub const fn agreed_suite(a: u8, b: u8) -> u8 {
+    if a < b { a } else { b }
+}
 
 /// Extension types, without the critical bit.
 pub mod ext {
@@ -159,7 +176,7 @@ impl<'a> Frame<'a> {
 /// A node's security profile, bound into the handshake transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attestation {
-    /// AEAD suite, such as [`SUITE_AES_256_GCM`].
+    /// Best AEAD suite offered, such as [`SUITE_AES_256_GCM`]; it implies those with lower numbers.
     pub suite: u8,
     /// Witness level: how strong a digest backs its witnesses; higher is stronger.
     pub witness: u8,

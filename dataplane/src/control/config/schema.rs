@@ -62,7 +62,10 @@ pub(super) const SCHEMA: &[Section] = &[
     },
     Section {
         path: "crypto",
-        keys: &[("provider", "\"auto\", \"ring\", \"aws-lc\" or \"aes-gcm\"")],
+        keys: &[
+            ("suite", "\"auto\", \"aes-256-gcm\" or \"aegis-256x2\""),
+            ("provider", "\"auto\", \"ring\", \"aws-lc\" or \"aes-gcm\""),
+        ],
     },
     Section {
         path: "compression",

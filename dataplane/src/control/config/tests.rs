@@ -204,6 +204,10 @@ fn bad_values_give_line_key_value_and_range() {
             "[crypto]\nprovider = \"openssl\"",
             "allowed: \"auto\", \"ring\"",
         ),
+        (
+            "[crypto]\nsuite = \"aes-128-gcm\"",
+            "allowed: \"auto\", \"aes-256-gcm\" or \"aegis-256x2\"",
+        ),
         ("[[peer]]\nname = \"a\"", "missing field `key`"),
         ("node = 3", "line 1: node: invalid type"),
         ("[node]\nport = 1\nport = 2", "line 3: not valid TOML"),
@@ -215,6 +219,19 @@ fn bad_values_give_line_key_value_and_range() {
         .filter(|(got, want)| !got.contains(*want))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn suites_parse() {
+    for (text, want) in [
+        ("auto", CryptoSuite::Auto),
+        ("aes-256-gcm", CryptoSuite::Aes256Gcm),
+        ("aegis-256x2", CryptoSuite::Aegis256x2),
+    ] {
+        let config = Config::parse(&format!("[crypto]\nsuite = \"{text}\"")).unwrap();
+        assert_eq!(config.crypto.suite, want);
+        assert_eq!(Config::parse(&config.to_toml()).unwrap(), config);
+    }
 }
 
 #[test]

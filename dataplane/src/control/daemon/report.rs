@@ -96,7 +96,10 @@ impl Daemon {
         line("backend", info.backend_why.clone());
         line(
             "AEAD",
-            format!("AES-256-GCM by {}: {}", info.provider, info.provider_why),
+            format!(
+                "offers {}; AES-256-GCM by {}: {}",
+                info.suite, info.provider, info.provider_why
+            ),
         );
         line(
             "FEC",

@@ -1,10 +1,10 @@
 //! From a configuration to the settings of node and service.
 
-use crate::control::config::{Backend, CcMode, Config, Cores, Peer, Repair};
+use crate::control::config::{Backend, CcMode, Config, Cores, CryptoSuite, Peer, Repair};
 use crate::crypto::base64;
 use crate::crypto::identity::{Identity, IdentityError, PublicKey};
 use crate::engine::topology::{Topology, TopologyError};
-use crate::engine::{BackendChoice, EngineConfig, FixedRate, StartError};
+use crate::engine::{BackendChoice, EngineConfig, FixedRate, StartError, SuiteChoice};
 use crate::proto::manager::PeerConfig;
 use crate::service::{ReceiveRule, ServiceConfig};
 use crate::stage::{Lane, bufs_per_lane};
@@ -77,6 +77,11 @@ impl Plan {
         engine.linger = config.session.linger_us * 1_000;
         engine.keepalive = config.session.keepalive_s * 1_000_000_000;
         engine.idle_close = config.session.idle_close_s * 1_000_000_000;
+        engine.suite = match config.crypto.suite {
+            CryptoSuite::Auto => SuiteChoice::Auto,
+            CryptoSuite::Aes256Gcm => SuiteChoice::Aes256Gcm,
+            CryptoSuite::Aegis256x2 => SuiteChoice::Aegis256x2,
+        };
         engine.provider = match config.crypto.provider.name() {
             None => None,
             Some(name) => Some(
@@ -301,8 +306,8 @@ mod tests {
         let other = Identity::from_secret(&[2; 32]).public();
         let config = dir.config(&format!(
             "cores = 1\nport = 1234\nmtu = 9000\nbackend = \"udp\"\n[memory]\nbudget = \
-             \"1GiB\"\n[session]\nlanes = 3\nkeepalive_s = 5\nlinger_us = 0\n[crypto]\nprovider = \
-             \"aws-lc\"\n[verify]\nlevel = \"full\"\n[cc]\nmode = \"fixed:1GB/s\"\n[fec]\nrepair \
+             \"1GiB\"\n[session]\nlanes = 3\nkeepalive_s = 5\nlinger_us = 0\n[crypto]\nsuite = \
+             \"aegis-256x2\"\nprovider = \"aws-lc\"\n[verify]\nlevel = \"full\"\n[cc]\nmode = \"fixed:1GB/s\"\n[fec]\nrepair \
              = 4\n[[peer]]\nname = \"b\"\nkey = \"{other}\"\nendpoint = \
              \"127.0.0.1:9\"\n[[peer.recv]]\npath = \"/nonexistent/in\"\nmax_bytes = \"1GB\"\n"
         ));
@@ -314,6 +319,7 @@ mod tests {
         );
         assert_eq!((e.backend, e.cores.len()), (BackendChoice::Udp, 1));
         assert_eq!(e.provider.map(|p| p.name()), Some("aws-lc"));
+        assert_eq!(e.suite, SuiteChoice::Aegis256x2);
         assert_eq!(
             e.fixed_rate,
             Some(FixedRate {

@@ -11,6 +11,43 @@ fn pair_with(usage: Usage) -> (LaneSealer, LaneOpener) {
     )
 }
 
+fn aegis() -> (LaneSealer, LaneOpener) {
+    let p = Provider::Aegis256x2;
+    (
+        LaneSealer::new(p, &SECRET, 3),
+        LaneOpener::new(p, &SECRET, 3),
+    )
+}
+
+#[test]
+fn aegis_frames_open_across_epochs_and_only_untouched() {
+    let (mut tx, mut rx) = aegis();
+    for pn in 0..3 {
+        // A ratchet between frames.
+        let now = pn * limits::EPOCH_MAX_AGE_NS;
+        let frame = seal(&mut tx, now, pn);
+        for at in [0, PLAIN.len() - 1, PLAIN.len(), PLAIN.len() + TAG_LEN - 1] {
+            let mut forged = frame.clone();
+            forged.sealed[at] ^= 1;
+            assert_eq!(open(&mut rx, now, &forged), Err(OpenError::Auth));
+        }
+        let mut other = frame.clone();
+        other.pn += 1;
+        assert_eq!(open(&mut rx, now, &other), Err(OpenError::Auth));
+        let mut other = frame.clone();
+        other.header[5] ^= 1;
+        assert_eq!(open(&mut rx, now, &other), Err(OpenError::Auth));
+        assert_eq!(open(&mut rx, now, &frame), Ok(()));
+    }
+    assert_eq!((tx.epoch(), rx.epoch()), (2, 2));
+    assert_eq!(rx.opened(), 3);
+    // The other suite does not open it, though the keys are the same.
+    let (mut tx, _) = aegis();
+    let (_, mut gcm) = pair();
+    let frame = seal(&mut tx, 0, 0);
+    assert_eq!(open(&mut gcm, 0, &frame), Err(OpenError::Auth));
+}
+
 fn pair() -> (LaneSealer, LaneOpener) {
     pair_with(USAGE)
 }

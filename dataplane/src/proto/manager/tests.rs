@@ -5,7 +5,8 @@ use super::*;
 use crate::base::limits::HEADER_LEN;
 use crate::crypto::schedule::SessionSecrets;
 use crate::wire::handshake::{
-    Attestation, OFFER_PAYLOAD_MIN, Proposal, SUITE_AES_256_GCM, ext, pad, push_extension,
+    Attestation, OFFER_PAYLOAD_MIN, Proposal, SUITE_AES_256_GCM, agreed_suite, ext, pad,
+    push_extension,
 };
 
 const UNIX: u64 = 1_790_000_000_000_000_000;
@@ -347,7 +348,7 @@ fn a_weaker_initiator_is_told_so_inside_counter() {
     let cases: [(Change<Params>, Refusal); 3] = [
         (|p| p.attestation.witness = 0, Refusal::Witness),
         (|p| p.attestation.fail_closed = 0, Refusal::FailClosed),
-        (|p| p.attestation.suite = 9, Refusal::Suite),
+        (|p| p.attestation.suite = 0, Refusal::Suite),
     ];
     for (change, reason) in cases {
         let mut a = node(1, 2, |p, _| change(p));
@@ -362,6 +363,40 @@ fn a_weaker_initiator_is_told_so_inside_counter() {
         assert_eq!(a.next_timeout(), None, "a refusal ends the attempt");
         balanced(&a);
         balanced(&b);
+    }
+}
+
+#[test]
+fn a_suite_is_a_minimum_and_the_lesser_is_agreed() {
+    // What each side states, and the least that the responder wants.
+    for (ours, theirs, least, agreed) in [
+        (1, 1, 1, Some(1)),
+        (1, 2, 1, Some(1)),
+        (2, 1, 1, Some(1)),
+        (2, 2, 1, Some(2)),
+        (2, 9, 2, Some(2)),
+        (9, 2, 2, Some(2)),
+        (1, 2, 2, None),
+        (0, 2, 1, None),
+    ] {
+        let mut a = node(1, 2, |p, _| p.attestation.suite = ours);
+        let mut b = node(2, 1, |p, _| p.attestation.suite = theirs);
+        b.options.policy.suite = least;
+        let o = offer(&mut a, 0);
+        let (counter, event) = give(&mut b, addr(1), &o, 0);
+        let Some(agreed) = agreed else {
+            assert_eq!(refusal(event), (Refusal::Suite, Side::Local));
+            continue;
+        };
+        assert!(event.is_none());
+        let (_, event) = give(&mut a, addr(2), &counter[0].1, 0);
+        match event {
+            Some(ManagerEvent::Established { remote, .. }) => {
+                assert_eq!(remote.attestation.suite, theirs, "as stated");
+                assert_eq!(agreed_suite(ours, remote.attestation.suite), agreed);
+            }
+            _ => panic!("no session for {ours} and {theirs}"),
+        }
     }
 }
 

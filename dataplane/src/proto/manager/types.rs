@@ -8,7 +8,7 @@ use super::rate::RateConfig;
 use super::{MS, PublicKey};
 use crate::base::Nanos;
 use crate::crypto::schedule::SessionSecrets;
-use crate::wire::handshake::{Attestation, HandshakeError, Params};
+use crate::wire::handshake::{Attestation, HandshakeError, Params, SUITE_AES_256_GCM};
 
 /// A source of randomness; injected so that tests and the simulator can repeat a run.
 pub trait Entropy: Send {
@@ -34,7 +34,7 @@ impl Entropy for OsEntropy {
 /// What a peer's security profile must offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The suite it must use.
+    /// Lowest suite that will do; a number implies those below it.
     pub suite: u8,
     /// Lowest witness level that will do.
     pub min_witness: u8,
@@ -44,7 +44,7 @@ pub struct Policy {
 
 impl Policy {
     pub(super) fn check(&self, peer: &Attestation) -> Result<(), Refusal> {
-        if peer.suite != self.suite {
+        if peer.suite < self.suite {
             Err(Refusal::Suite)
         } else if peer.witness < self.min_witness {
             Err(Refusal::Witness)
@@ -68,7 +68,7 @@ pub enum Refusal {
     /// Malformed or out-of-range parameters.
     #[error("invalid parameters")]
     Parameters,
-    /// Suite other than the policy's.
+    /// Suite below the policy's.
     #[error("cipher suite does not meet the policy")]
     Suite,
     /// Witness level below the policy's.
@@ -193,12 +193,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// Defaults: the policy asks of peers what `local` offers itself.
+    /// Defaults: the policy asks of peers what `local` offers itself, and the mandatory suite.
     pub fn new(unix_ns_at_zero: u64, local: &Params) -> Options {
         Options {
             unix_ns_at_zero,
             policy: Policy {
-                suite: local.attestation.suite,
+                suite: SUITE_AES_256_GCM,
                 min_witness: local.attestation.witness,
                 require_fail_closed: local.attestation.fail_closed == 1,
             },
