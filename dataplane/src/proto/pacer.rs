@@ -43,11 +43,12 @@ impl Pacer {
     pub fn ready(&mut self, now: Nanos, rate: u64) -> bool {
         if now > self.last {
             let fresh = bytes_in(rate, now - self.last);
-            // Time advances only when it bought a token: a slow rate polled often must still gain.
+            // Time advances only by what it bought: a slow rate polled often loses no fractions.
             if fresh > 0 {
                 let cap = bytes_in(rate, CATCH_UP_NS).clamp(*BUCKET.start(), *BUCKET.end());
                 self.tokens = (self.tokens + fresh as i64).min(cap as i64);
-                self.last = now;
+                let paid = u128::from(fresh) * 1_000_000_000 / u128::from(rate.max(1));
+                self.last += (paid as u64).min(now - self.last);
             }
         }
         if self.in_burst {
