@@ -46,6 +46,12 @@ struct Conversation<'a> {
 
 impl Conversation<'_> {
     fn reply(&self) -> Result<Option<Reply>, Outcome> {
+        // Before every reply: a receiver that reports often must not keep a cancelled job going.
+        if self.job.cancelled() {
+            self.abort("cancelled by the sender");
+            self.job.set_state(JobState::Cancelled);
+            return Err(Outcome::Over);
+        }
         match self.replies.recv_timeout(POLL) {
             Ok(r) => return Ok(Some(r)),
             Err(RecvTimeoutError::Timeout) => {}
@@ -53,11 +59,6 @@ impl Conversation<'_> {
         }
         if let Some(why) = self.live.ended() {
             return Err(Outcome::Lost(why));
-        }
-        if self.job.cancelled() {
-            self.abort("cancelled by the sender");
-            self.job.set_state(JobState::Cancelled);
-            return Err(Outcome::Over);
         }
         Ok(None)
     }
