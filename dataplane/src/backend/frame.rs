@@ -20,6 +20,7 @@ pub(crate) struct Region {
     _buf: SlotBuf,
     base: NonNull<u8>,
     len: usize,
+    huge: bool,
 }
 
 // SAFETY: `base` is a plain address; bytes behind it are reached only through handles, each of
@@ -36,7 +37,9 @@ impl Region {
             total: 1,
             asked: 1,
         };
-        let mut buf = Arena::new(1, bytes)?.take(1)?.pop().ok_or(exhausted)?;
+        let arena = Arena::new(1, bytes)?;
+        let huge = arena.stats().huge;
+        let mut buf = arena.take(1)?.pop().ok_or(exhausted)?;
         let len = buf.len();
         // From here on the token is only kept, never dereferenced: `base` is the way in.
         let base = NonNull::from(&mut buf[..]).cast();
@@ -44,6 +47,7 @@ impl Region {
             _buf: buf,
             base,
             len,
+            huge,
         }))
     }
 
@@ -53,6 +57,11 @@ impl Region {
         assert!(offset <= self.len && len <= self.len - offset);
         // SAFETY: just checked to lie inside the mapping.
         unsafe { self.base.add(offset) }
+    }
+
+    /// Whether the kernel gave 2 MiB pages.
+    pub(crate) fn is_huge(&self) -> bool {
+        self.huge
     }
 
     /// Keeps the mapping for the rest of the process, because handles into it are still out.

@@ -5,10 +5,12 @@
 //! bytes for itself and must give it back; nothing is copied, counted by reference or allocated per
 //! frame, and everything works in batches.
 //!
+//! - [`af_xdp`]: past the kernel's network stack, through AF_XDP sockets.
 //! - [`udp`]: UDP sockets with segmentation offload, through `sendmmsg`/`recvmmsg` or io_uring.
 //! - [`mem`]: a pair joined by shared memory, for two cores without a kernel between them.
 //! - [`sim`]: a network in virtual time with seeded faults, for tests.
 
+pub mod af_xdp;
 mod burst;
 mod frame;
 pub mod mem;
