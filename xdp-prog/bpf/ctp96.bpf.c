@@ -6,8 +6,9 @@
  * frame too many of one source, is dropped. Whatever is in doubt below UDP is the kernel's affair:
  * it is passed on untouched. Each packet is counted once, by verdict.
  *
- * Only the first buffer of a multi-buffer packet can be read directly. All headers lie in it, on any
- * sane driver; lengths are compared with the length of the whole packet. */
+ * Only the first buffer of a packet can be read directly, and, without CAP_PERFMON, only at offsets
+ * that are constants. So each header is copied to the stack: directly where possible, else by the
+ * kernel's helper, which reads anywhere. Lengths are compared with the length of all buffers. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -64,16 +65,16 @@ struct source {
 	__u32 unused;
 };
 
-/* `at` is `offset` bytes into the packet. Both are kept, for without CAP_PERFMON the verifier refuses
- * to subtract pointers. */
 struct packet {
-	void *at;
+	struct xdp_md *ctx;
+	void *at;             /* where the next header is, if `direct` */
 	void *end;            /* of the first buffer */
-	__u64 offset;
-	__u64 total;          /* bytes of all buffers */
+	__u32 offset;         /* of the next header */
+	__u32 total;          /* bytes of all buffers */
+	__u32 payload;        /* bytes behind the IP headers */
+	int direct;
 	struct address to;
 	struct source from;
-	__u32 payload;        /* bytes behind the IP headers */
 };
 
 /* Set by the loader before the program is loaded. */
@@ -137,21 +138,30 @@ inline_always int is_vlan(__be16 type)
 	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
 }
 
-inline_always int has(const struct packet *p, __u64 bytes)
+/* Copies the next bytes; 0 if there are not so many. Where the processor cares for alignment, the
+ * kernel has put the packet so that all headers behind the EtherType lie at multiples of 4. */
+#define ALIGNED 4
+
+inline_always int load(const struct packet *p, void *to, __u32 bytes)
 {
-	return p->at + bytes <= p->end;
+	if (p->direct && p->at + bytes <= p->end) {
+		__builtin_memcpy(to, __builtin_assume_aligned(p->at, ALIGNED), bytes);
+		return 1;
+	}
+	return bpf_xdp_load_bytes(p->ctx, p->offset, to, bytes) == 0;
 }
 
-inline_always void advance(struct packet *p, __u64 bytes)
+/* Over a header whose length is a constant, or is not. */
+inline_always void advance(struct packet *p, __u32 bytes)
 {
 	p->at += bytes;
 	p->offset += bytes;
 }
 
-/* The verdict for a packet whose first buffer lacks the next `bytes`. */
-inline_always int lacks(const struct packet *p, __u64 bytes)
+inline_always void advance_by_variable(struct packet *p, __u32 bytes)
 {
-	return p->offset + bytes <= p->total ? VERDICT_SPLIT_HEADER : VERDICT_PASSED;
+	p->direct = 0;
+	p->offset += bytes;
 }
 
 inline_always int daemon_port(__be16 port)
@@ -231,32 +241,31 @@ inline_always int admit_handshake(const struct source *from)
 	return 0;
 }
 
-inline_always int check_datagram(const struct packet *p)
+inline_always int check_datagram(struct packet *p)
 {
-	struct udphdr *udp = p->at;
-	struct ctp96_header *h = p->at + sizeof(*udp);
+	struct udphdr udp;
+	struct ctp96_header h __attribute__((aligned(4)));
 	__u32 len;
 	int verdict;
 
-	if (p->payload < sizeof(*udp))
+	if (p->payload < sizeof(udp) || !load(p, &udp, sizeof(udp)))
 		return VERDICT_PASSED;
-	if (!has(p, sizeof(*udp)))
-		return lacks(p, sizeof(*udp));
-	if (!daemon_port(udp->dest))
+	if (!daemon_port(udp.dest))
 		return VERDICT_PASSED;
 	if (check_address && !bpf_map_lookup_elem(&addresses, &p->to))
 		return VERDICT_PASSED;
 	/* Shorter than the IP payload is allowed: the kernel ignores the surplus, too. */
-	len = bpf_ntohs(udp->len);
-	if (len > p->payload || len < sizeof(*udp) + CTP96_HEADER_LEN)
+	len = bpf_ntohs(udp.len);
+	if (len > p->payload || len < sizeof(udp) + sizeof(h))
 		return VERDICT_MALFORMED;
-	len -= sizeof(*udp);
+	len -= sizeof(udp);
 	if (len > CTP96_MAX_FRAME_LEN)
 		return VERDICT_MALFORMED;
-	if (!has(p, sizeof(*udp) + sizeof(*h)))
-		return lacks(p, sizeof(*udp) + sizeof(*h));
-	verdict = check_frame(h, len);
-	if (verdict == VERDICT_REDIRECTED && (h->kind & 0xf) >= CTP96_KIND_OFFER &&
+	advance(p, sizeof(udp));
+	if (!load(p, &h, sizeof(h)))
+		return VERDICT_PASSED;
+	verdict = check_frame(&h, len);
+	if (verdict == VERDICT_REDIRECTED && (h.kind & 0xf) >= CTP96_KIND_OFFER &&
 	    !admit_handshake(&p->from))
 		return VERDICT_RATE_LIMITED;
 	return verdict;
@@ -264,63 +273,61 @@ inline_always int check_datagram(const struct packet *p)
 
 inline_always int check_ipv4(struct packet *p)
 {
-	struct iphdr *ip = p->at;
+	struct iphdr ip;
 	__u32 header, total;
 
-	if (!has(p, sizeof(*ip)))
-		return lacks(p, sizeof(*ip));
-	header = ip->ihl * 4;
-	total = bpf_ntohs(ip->tot_len);
-	if (ip->version != 4 || header < sizeof(*ip) || total < header)
+	if (!load(p, &ip, sizeof(ip)))
+		return VERDICT_PASSED;
+	header = ip.ihl * 4;
+	total = bpf_ntohs(ip.tot_len);
+	if (ip.version != 4 || header < sizeof(ip) || total < header)
 		return VERDICT_PASSED;
 	if (p->offset + total > p->total)
 		return VERDICT_PASSED;
-	if (ip->protocol != IPPROTO_UDP)
+	if (ip.protocol != IPPROTO_UDP)
 		return VERDICT_PASSED;
-	if (ip->frag_off & bpf_htons(IPV4_MORE_OR_OFFSET))
+	if (ip.frag_off & bpf_htons(IPV4_MORE_OR_OFFSET))
 		return VERDICT_FRAGMENT;
 	p->payload = total - header;
 	p->to.word[2] = bpf_htonl(0xffff);
-	p->to.word[3] = ip->daddr;
-	p->from.word[0] = ip->saddr;
+	p->to.word[3] = ip.daddr;
+	p->from.word[0] = ip.saddr;
 	p->from.is_ipv4 = 1;
-	advance(p, header);
+	if (header == sizeof(ip))
+		advance(p, sizeof(ip));
+	else
+		advance_by_variable(p, header);
 	return check_datagram(p);
 }
 
 inline_always int check_ipv6(struct packet *p)
 {
-	struct ipv6hdr *ip = p->at;
+	struct option_header option __attribute__((aligned(4)));
+	struct ipv6hdr ip;
 	__u32 len;
 	__u8 next;
 
-	if (!has(p, sizeof(*ip)))
-		return lacks(p, sizeof(*ip));
-	p->payload = bpf_ntohs(ip->payload_len);
-	next = ip->nexthdr;
-	if (ip->version != 6)
+	if (!load(p, &ip, sizeof(ip)) || ip.version != 6)
 		return VERDICT_PASSED;
-	__builtin_memcpy(&p->to, &ip->daddr, sizeof(p->to));
-	__builtin_memcpy(p->from.word, &ip->saddr, sizeof(p->from.word));
-	advance(p, sizeof(*ip));
+	__builtin_memcpy(&p->to, &ip.daddr, sizeof(p->to));
+	__builtin_memcpy(p->from.word, &ip.saddr, sizeof(p->from.word));
+	advance(p, sizeof(ip));
+	p->payload = bpf_ntohs(ip.payload_len);
 	if (p->offset + p->payload > p->total)
 		return VERDICT_PASSED;
+	next = ip.nexthdr;
 #pragma unroll
 	for (int i = 0; i < CTP96_MAX_EXTENSION_HEADERS; i++) {
-		struct option_header *option = p->at;
-
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS)
 			break;
-		if (p->payload < sizeof(*option))
+		if (p->payload < sizeof(option) || !load(p, &option, sizeof(option)))
 			return VERDICT_PASSED;
-		if (!has(p, sizeof(*option)))
-			return lacks(p, sizeof(*option));
-		len = (option->units + 1) * 8;
+		len = (option.units + 1) * 8;
 		if (len > p->payload)
 			return VERDICT_PASSED;
-		next = option->next;
+		next = option.next;
 		p->payload -= len;
-		advance(p, len);
+		advance_by_variable(p, len);
 	}
 	if (next == IPPROTO_FRAGMENT)
 		return VERDICT_FRAGMENT;
@@ -332,27 +339,27 @@ inline_always int check_ipv6(struct packet *p)
 inline_always int check_packet(struct xdp_md *ctx)
 {
 	struct packet p = {
+		.ctx = ctx,
 		.at = (void *)(long)ctx->data,
 		.end = (void *)(long)ctx->data_end,
 		.total = bpf_xdp_get_buff_len(ctx),
+		.direct = 1,
 	};
-	struct ethhdr *eth = p.at;
+	struct vlan_tag tag;
 	__be16 type;
 
-	if (!has(&p, sizeof(*eth)))
-		return lacks(&p, sizeof(*eth));
-	type = eth->h_proto;
-	advance(&p, sizeof(*eth));
+	advance(&p, 2 * ETH_ALEN);
+	if (!load(&p, &type, sizeof(type)))
+		return VERDICT_PASSED;
+	advance(&p, sizeof(type));
 #pragma unroll
 	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
-		struct vlan_tag *tag = p.at;
-
 		if (!is_vlan(type))
 			break;
-		if (!has(&p, sizeof(*tag)))
-			return lacks(&p, sizeof(*tag));
-		type = tag->type;
-		advance(&p, sizeof(*tag));
+		if (!load(&p, &tag, sizeof(tag)))
+			return VERDICT_PASSED;
+		type = tag.type;
+		advance(&p, sizeof(tag));
 	}
 	if (type == bpf_htons(ETH_P_IP))
 		return check_ipv4(&p);

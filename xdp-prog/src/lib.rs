@@ -9,7 +9,7 @@
 #![deny(missing_docs)]
 
 mod error;
-mod foreign;
+mod link;
 mod netlink;
 mod program;
 pub mod rules;

@@ -1,7 +1,7 @@
 //! Route netlink, as far as the loader needs it: what an interface is and which XDP programs are on
 //! it, and taking a program off that was attached through netlink.
 //!
-//! Requests go to the network namespace of the calling thread.
+//! Requests go to the network namespace of the thread that opened the socket.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
@@ -46,7 +46,8 @@ pub enum Hook {
 }
 
 impl Hook {
-    const fn flags(self) -> u32 {
+    /// The XDP_FLAGS_*_MODE bit.
+    pub(crate) const fn flags(self) -> u32 {
         match self {
             Self::Generic => 1 << 1,
             Self::Native => 1 << 2,
@@ -90,54 +91,68 @@ pub(crate) enum Which<'a> {
     Index(u32),
 }
 
-/// Asks for one interface; `None` if there is none of this name or number.
-pub(crate) fn link(which: Which<'_>) -> io::Result<Option<Link>> {
-    let mut index = 0;
-    let mut attributes = Vec::new();
-    put(&mut attributes, IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
-    match which {
-        Which::Name(name) => {
-            if name.is_empty() || name.len() > NAME_MAX || name.contains('\0') {
-                return Ok(None);
+/// A socket into the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(crate) struct Netlink(Socket);
+
+impl Netlink {
+    pub fn open() -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::from(libc::AF_NETLINK),
+            Type::from(libc::SOCK_RAW),
+            Some(Protocol::from(libc::NETLINK_ROUTE)),
+        )?;
+        // The kernel answers before `send` returns; the limit only guards against waiting for ever.
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(Self(socket))
+    }
+
+    /// Asks for one interface; `None` if there is none of this name or number.
+    pub fn link(&self, which: Which<'_>) -> io::Result<Option<Link>> {
+        let mut index = 0;
+        let mut attributes = Vec::new();
+        put(&mut attributes, IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+        match which {
+            Which::Name(name) => {
+                if name.is_empty() || name.len() > NAME_MAX || name.contains('\0') {
+                    return Ok(None);
+                }
+                let name = [name.as_bytes(), &[0]].concat();
+                put(&mut attributes, IFLA_IFNAME, &name);
             }
-            put(
-                &mut attributes,
-                IFLA_IFNAME,
-                &[name.as_bytes(), &[0]].concat(),
-            );
+            Which::Index(n) => index = n,
         }
-        Which::Index(n) => index = n,
+        match self.exchange(RTM_GETLINK, 0, index, &attributes) {
+            Ok(Some(link)) => Ok(Some(link)),
+            Ok(None) => Err(io::ErrorKind::InvalidData.into()),
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
-    match exchange(RTM_GETLINK, 0, index, &attributes) {
-        Ok(Some(link)) => Ok(Some(link)),
-        Ok(None) => Err(io::Error::other("the kernel answered without an interface")),
-        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-        Err(e) => Err(e),
+
+    /// Takes the program off a hook, if it was put there through netlink.
+    pub fn remove(&self, index: u32, hook: Hook) -> io::Result<()> {
+        let mut xdp = Vec::new();
+        put(&mut xdp, IFLA_XDP_FD, &(-1i32).to_ne_bytes());
+        put(&mut xdp, IFLA_XDP_FLAGS, &hook.flags().to_ne_bytes());
+        let mut attributes = Vec::new();
+        put(&mut attributes, IFLA_XDP | NLA_F_NESTED, &xdp);
+        self.exchange(RTM_SETLINK, NLM_F_ACK, index, &attributes)
+            .map(drop)
     }
-}
 
-/// Takes the program off a hook, if it was put there through netlink.
-pub(crate) fn remove(index: u32, hook: Hook) -> io::Result<()> {
-    let mut xdp = Vec::new();
-    put(&mut xdp, IFLA_XDP_FD, &(-1i32).to_ne_bytes());
-    put(&mut xdp, IFLA_XDP_FLAGS, &hook.flags().to_ne_bytes());
-    let mut attributes = Vec::new();
-    put(&mut attributes, IFLA_XDP | NLA_F_NESTED, &xdp);
-    exchange(RTM_SETLINK, NLM_F_ACK, index, &attributes).map(drop)
-}
-
-fn exchange(kind: u16, flags: u16, index: u32, attributes: &[u8]) -> io::Result<Option<Link>> {
-    let socket = Socket::new(
-        Domain::from(libc::AF_NETLINK),
-        Type::from(libc::SOCK_RAW),
-        Some(Protocol::from(libc::NETLINK_ROUTE)),
-    )?;
-    // The kernel answers before `send` returns; the limit only guards against waiting for ever.
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    socket.send(&request(kind, flags, index, attributes))?;
-    let mut answer = vec![0; ANSWER_LEN];
-    let n = (&socket).read(&mut answer)?;
-    parse(answer.get(..n).unwrap_or_default())
+    fn exchange(
+        &self,
+        kind: u16,
+        flags: u16,
+        index: u32,
+        attributes: &[u8],
+    ) -> io::Result<Option<Link>> {
+        self.0.send(&request(kind, flags, index, attributes))?;
+        let mut answer = vec![0; ANSWER_LEN];
+        let n = (&self.0).read(&mut answer)?;
+        parse(answer.get(..n).unwrap_or_default())
+    }
 }
 
 fn request(kind: u16, flags: u16, index: u32, attributes: &[u8]) -> Vec<u8> {
@@ -258,10 +273,11 @@ mod tests {
 
     #[test]
     fn the_loopback_interface_is_found_by_name_and_number() {
-        let lo = link(Which::Name("lo")).unwrap().expect("lo");
+        let netlink = Netlink::open().unwrap();
+        let lo = netlink.link(Which::Name("lo")).unwrap().expect("lo");
         assert_eq!((lo.name.as_str(), lo.programs.len()), ("lo", 0));
         assert!(lo.index > 0 && lo.mtu > 0);
-        assert_eq!(link(Which::Index(lo.index)).unwrap(), Some(lo));
+        assert_eq!(netlink.link(Which::Index(lo.index)).unwrap(), Some(lo));
     }
 
     #[test]
@@ -272,9 +288,9 @@ mod tests {
             "a-name-that-is-too-long-for-linux",
             "a\0b",
         ] {
-            assert_eq!(link(Which::Name(name)).unwrap(), None, "{name:?}");
+            assert_eq!(netlink.link(Which::Name(name)).unwrap(), None, "{name:?}");
         }
-        assert_eq!(link(Which::Index(u32::MAX >> 1)).unwrap(), None);
+        assert_eq!(netlink.link(Which::Index(u32::MAX >> 1)).unwrap(), None);
     }
 
     #[test]

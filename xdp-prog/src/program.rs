@@ -1,24 +1,25 @@
 //! Loading the program, attaching it, and its maps.
 
-use crate::error::os_code;
-use crate::netlink::{self, Attached, Hook, Link, Which};
+use crate::error::{chain, os_code};
+use crate::link::{self, XdpLink};
+use crate::netlink::{Attached, Hook, Link, Netlink, Which};
 use crate::rules::{MAX_ADDRESSES, Verdicts};
-use crate::{AttachError, AttachMode, MAX_PORTS, MapError, OBJECT, Options, foreign};
+use crate::{AttachError, AttachMode, MAX_PORTS, MapError, OBJECT, Options};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, XskMap};
-use aya::programs::links::FdLink;
-use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode, loaded_programs};
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, loaded_programs};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// Queues that can be given a socket whatever the options say, so that a later change of the
 /// interface's queue count fits.
 const MIN_QUEUES: u32 = 128;
 const NS_PER_S: u64 = 1_000_000_000;
 const LOADING: &str = "loading the XDP program";
+const QUERYING: &str = "asking the kernel about interfaces";
 const ATTACHING: &str = "attaching the XDP program";
 
 /// The program in the kernel, with its maps, but on no interface.
@@ -151,10 +152,10 @@ impl Loaded {
         Ok(result.return_value)
     }
 
-    fn program(&self) -> Result<&Xdp, aya::programs::ProgramError> {
+    fn program(&self) -> Result<&Xdp, ProgramError> {
         match self.ebpf.program(self.name) {
             Some(program) => program.try_into(),
-            None => Err(aya::programs::ProgramError::NotLoaded),
+            None => Err(ProgramError::NotLoaded),
         }
     }
 
@@ -162,20 +163,9 @@ impl Loaded {
         Some(self.program().ok()?.info().ok()?.id())
     }
 
-    fn attach(&mut self, index: u32, hook: Hook) -> Result<FdLink, Box<dyn Error>> {
-        let mode = match hook {
-            Hook::Native => XdpMode::Driver,
-            Hook::Generic => XdpMode::Skb,
-            Hook::Hardware => XdpMode::Hardware,
-        };
-        let program: &mut Xdp = self
-            .ebpf
-            .program_mut(self.name)
-            .ok_or("the program is not loaded")?
-            .try_into()?;
-        let id = program.attach_to_if_index(index, mode)?;
-        // Only a BPF link leaves with the process; the other kind detaches as it is dropped here.
-        Ok(FdLink::try_from(program.take_link(id)?)?)
+    fn attach(&self, index: u32, hook: Hook) -> Result<XdpLink, Box<dyn Error>> {
+        let program = self.program()?.fd()?;
+        Ok(XdpLink::create(program.as_fd(), index, hook)?)
     }
 }
 
@@ -183,16 +173,13 @@ impl Loaded {
 #[derive(Debug)]
 pub struct Program {
     // Before `loaded`, so that the interface is free before the maps go.
-    _link: FdLinkGuard,
+    _link: XdpLink,
     loaded: Loaded,
     hook: Hook,
     reason: Option<String>,
     link: Link,
+    netlink: Netlink,
 }
-
-/// A BPF link; closing its descriptor detaches.
-#[derive(Debug)]
-struct FdLinkGuard(#[expect(dead_code, reason = "held for its drop")] FdLink);
 
 impl Program {
     /// Loads the program and puts it on the interface `ifname` of the calling thread's network
@@ -202,16 +189,17 @@ impl Program {
     /// See [`AttachError`]. Nothing is left on the interface then; but a foreign program that was
     /// to be displaced may be gone.
     pub fn attach(ifname: &str, opts: &Options) -> Result<Program, AttachError> {
-        let link = query(Which::Name(ifname))?
+        let netlink = Netlink::open().map_err(|e| AttachError::at(QUERYING, &e))?;
+        let link = query(&netlink, Which::Name(ifname))?
             .ok_or_else(|| AttachError::NoInterface(ifname.to_owned()))?;
         if !opts.replace_foreign
             && let Some(other) = link.programs.first()
         {
             return Err(foreign_error(&link, *other));
         }
-        let mut loaded = Loaded::new(opts)?;
+        let loaded = Loaded::new(opts)?;
         for other in &link.programs {
-            displace(&link, *other)?;
+            displace(&netlink, &link, *other)?;
         }
         let hooks: &[Hook] = match opts.mode {
             AttachMode::Auto => &[Hook::Native, Hook::Generic],
@@ -223,14 +211,18 @@ impl Program {
             match loaded.attach(link.index, *hook) {
                 Ok(attached) => {
                     return Ok(Program {
-                        _link: FdLinkGuard(attached),
+                        _link: attached,
                         loaded,
                         hook: *hook,
                         reason: refusals.pop(),
                         link,
+                        netlink,
                     });
                 }
-                Err(e) => refusals.push(refusal(&link, *hook, opts, e.as_ref())?),
+                Err(e) => {
+                    still_free(&netlink, &link, e.as_ref())?;
+                    refusals.push(refusal(&link, *hook, opts, e.as_ref())?);
+                }
             }
         }
         let modes: Vec<String> = hooks.iter().map(Hook::to_string).collect();
@@ -272,7 +264,7 @@ impl Program {
     /// Whether the program is still on the interface: it is not once the interface is gone or
     /// somebody detached it.
     pub fn is_attached(&self) -> bool {
-        let found = netlink::link(Which::Index(self.link.index));
+        let found = self.netlink.link(Which::Index(self.link.index));
         let (Ok(Some(link)), Some(id)) = (found, self.id()) else {
             return false;
         };
@@ -345,8 +337,10 @@ fn mapped(address: IpAddr) -> [u8; 16] {
     }
 }
 
-fn query(which: Which<'_>) -> Result<Option<Link>, AttachError> {
-    netlink::link(which).map_err(|e| AttachError::at("asking the kernel about interfaces", &e))
+fn query(netlink: &Netlink, which: Which<'_>) -> Result<Option<Link>, AttachError> {
+    netlink
+        .link(which)
+        .map_err(|e| AttachError::at(QUERYING, &e))
 }
 
 fn foreign_error(link: &Link, other: Attached) -> AttachError {
@@ -363,12 +357,28 @@ fn foreign_error(link: &Link, other: Attached) -> AttachError {
     }
 }
 
-fn displace(link: &Link, other: Attached) -> Result<(), AttachError> {
+fn displace(netlink: &Netlink, on: &Link, other: Attached) -> Result<(), AttachError> {
     let failed = |e: std::io::Error| AttachError::at("removing the other XDP program", &e);
-    if foreign::detach_link(link.index, other).map_err(failed)? {
+    if link::detach_other(on.index, other).map_err(failed)? {
         return Ok(());
     }
-    netlink::remove(link.index, other.hook).map_err(failed)
+    netlink.remove(on.index, other.hook).map_err(failed)
+}
+
+/// An error if the kernel refused because somebody was quicker than we after the first look.
+fn still_free(
+    netlink: &Netlink,
+    link: &Link,
+    error: &(dyn Error + 'static),
+) -> Result<(), AttachError> {
+    if !matches!(os_code(error), Some(libc::EBUSY | libc::EEXIST)) {
+        return Ok(());
+    }
+    let now = query(netlink, Which::Index(link.index))?;
+    match now.as_ref().and_then(|l| l.programs.first()) {
+        Some(other) => Err(foreign_error(link, *other)),
+        None => Ok(()),
+    }
 }
 
 /// What a failed attempt to attach means: the text of the refusal, or an error that makes another
@@ -379,17 +389,10 @@ fn refusal(
     opts: &Options,
     error: &(dyn Error + 'static),
 ) -> Result<String, AttachError> {
-    let said = crate::error::chain(error);
+    let said = chain(error);
     let code = os_code(error);
     match code {
         Some(libc::EPERM | libc::EACCES) => return Err(AttachError::at(ATTACHING, error)),
-        Some(libc::EBUSY | libc::EEXIST) => {
-            // Somebody was quicker than we after the first look.
-            let now = query(Which::Index(link.index))?;
-            if let Some(other) = now.as_ref().and_then(|l| l.programs.first()) {
-                return Err(foreign_error(link, *other));
-            }
-        }
         Some(libc::ENODEV) => return Err(AttachError::NoInterface(link.name.clone())),
         _ => {}
     }

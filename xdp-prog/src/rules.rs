@@ -87,8 +87,6 @@ verdicts! {
     passed,
     /// An IP fragment that may carry a frame: passed to the kernel, which reassembles.
     fragment,
-    /// A packet whose headers do not lie in the first buffer: passed to the kernel.
-    split_header,
     /// A good frame on a queue without socket: passed to the kernel.
     no_socket,
     /// A good frame, handed to the socket of its queue.
