@@ -45,6 +45,14 @@ pub fn status(r: &StatusReply) -> String {
         );
     }
     let _ = writeln!(out, "backend     {}", e.backend_why);
+    if !r.xdp.is_empty() {
+        let verdicts = r.xdp.iter().filter(|v| v.packets > 0);
+        let verdicts = verdicts.map(|v| format!("{} {}", v.packets, v.name.replace('_', " ")));
+        let verdicts = verdicts.collect::<Vec<_>>().join(", ");
+        let none = "nothing yet";
+        let text = if verdicts.is_empty() { none } else { &verdicts };
+        let _ = writeln!(out, "            packets seen by the XDP program: {text}");
+    }
     let _ = writeln!(
         out,
         "AEAD        offers {}; AES-256-GCM by {}: {}",

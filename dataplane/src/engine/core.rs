@@ -339,8 +339,16 @@ impl<B: Backend> Core<B> {
             ready += b;
             tx += lane.tx_pending();
         }
-        let drops = self.backend.stats().rx_kernel_drops;
-        self.stats.counters.store(Counter::RxSocketDropped, drops);
+        let backend = self.backend.stats();
+        for (counter, value) in [
+            (Counter::RxSocketDropped, backend.rx_kernel_drops),
+            (Counter::RxDirect, backend.rx_direct),
+            (Counter::RxMisdirected, backend.rx_misdirected),
+            (Counter::TxDirect, backend.tx_direct),
+            (Counter::TxLostBelow, backend.tx_lost_below),
+        ] {
+            self.stats.counters.store(counter, value);
+        }
         self.stats.counters.store(Counter::RxSlotsPending, rx);
         self.stats
             .counters

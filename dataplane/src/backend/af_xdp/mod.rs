@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-pub use open::{AfXdpConfig, Opened, Seat, ZeroCopy, open, why_not_by_default};
+pub use open::{AfXdpConfig, Opened, Seat, Watch, ZeroCopy, open, why_not_by_default};
 pub use xdp_prog::AttachMode;
 
 use super::udp::Mmsg;
@@ -82,12 +82,6 @@ impl AfXdp {
     /// Whether the driver reads and writes our memory without a copy.
     pub fn is_zero_copy(&self) -> bool {
         self.xsk.zero_copy
-    }
-
-    /// What the XDP program on the interface has decided, by name; of all cores together.
-    pub fn verdicts(&self) -> Vec<(&'static str, u64)> {
-        let verdicts = self.nic.verdicts();
-        verdicts.map_or_else(Vec::new, |v| v.entries().collect())
     }
 
     /// One received frame: hands it out, passes it on to the core it belongs to, or drops it.

@@ -128,8 +128,21 @@ pub struct Seat {
 pub struct Opened {
     /// One for each core.
     pub seats: Vec<Seat>,
+    /// To look at the interface from elsewhere.
+    pub watch: Watch,
     /// Interface and mode, and what the operator should know, as a sentence.
     pub why: String,
+}
+
+/// The interface as those see it who have no socket there.
+pub struct Watch(Arc<Nic>);
+
+impl Watch {
+    /// What the XDP program has decided about packets so far, by name.
+    pub fn verdicts(&self) -> Vec<(&'static str, u64)> {
+        let verdicts = self.0.verdicts();
+        verdicts.map_or_else(Vec::new, |v| v.entries().collect())
+    }
 }
 
 fn refuse<T>(text: impl Into<String>) -> io::Result<T> {
@@ -300,7 +313,11 @@ pub fn open(cfg: &AfXdpConfig, listen: SocketAddr, cores: usize, mtu: usize) -> 
             generic,
         })
         .collect();
-    Ok(Opened { seats, why })
+    Ok(Opened {
+        seats,
+        watch: Watch(nic),
+        why,
+    })
 }
 
 impl Seat {
