@@ -7,7 +7,7 @@ use ctp96::control::config::{Config, EXAMPLE};
 use ctp96::crypto::identity::{Identity, PublicKey};
 use ctp96::crypto::noise;
 use ctp96::wire::handshake::{self, Accept, Attestation, Params, Proposal};
-use ctp96::wire::{Ack, FrameKind, Header, Message, Report, control};
+use ctp96::wire::{Ack, Header, Message, Report, control};
 use tests::frames;
 use tests::fuzz::{DEFAULT_SEED, Plan, fuzz, fuzz_with, run};
 

@@ -282,6 +282,7 @@ mod tests {
 
     #[test]
     fn an_interface_that_is_not_there_is_none() {
+        let netlink = Netlink::open().unwrap();
         for name in [
             "",
             "ctp96-none",
