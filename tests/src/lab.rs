@@ -221,6 +221,16 @@ impl Host {
         if up { self.add_addresses() } else { Ok(()) }
     }
 
+    /// Gives the interface `n` queues each way. Needs `ethtool`.
+    ///
+    /// # Errors
+    /// The command and what it said.
+    pub fn set_queues(&self, n: u32) -> Result<(), LabError> {
+        let n = n.to_string();
+        let args = ["-L", LINK, "rx", &n, "tx", &n];
+        run_tool(self.command("ethtool").args(args)).map(drop)
+    }
+
     /// Runs `f` on a new thread inside this namespace and returns its value. Sockets that `f`
     /// opens and threads that it starts stay in the namespace for good. A panic in `f` goes on in
     /// the caller.

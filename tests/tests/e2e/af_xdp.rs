@@ -1,0 +1,274 @@
+//! The same over AF_XDP: every combination that decides how frames travel, with ordinary traffic
+//! beside it.
+
+use super::*;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use tests::lab::{Host, LINK};
+use tests::require::Requirement::Xdp;
+
+/// A way for frames.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    mtu: u32,
+    mode: &'static str,
+    queues: u32,
+    v6: bool,
+}
+
+impl Case {
+    fn name(&self) -> String {
+        format!(
+            "MTU {}, {}, {} queue(s), IPv{}",
+            self.mtu,
+            self.mode,
+            self.queues,
+            if self.v6 { 6 } else { 4 }
+        )
+    }
+
+    fn lab(&self) -> Lab {
+        let lab = Lab::new(&LabConfig {
+            mtu: self.mtu,
+            offloads: Offloads::Whole,
+        });
+        let lab = lab.expect("the requirement was probed");
+        for host in lab.hosts() {
+            host.set_queues(self.queues)
+                .expect("the requirement was probed");
+        }
+        lab
+    }
+
+    fn nodes<'a>(&self, lab: &'a Lab, dir: &Path) -> [Node<'a>; 2] {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        // As many different CPUs as queues; a host with one CPU has one queue's worth of cores.
+        let cores = |first: usize| -> Vec<usize> {
+            let all = (0..self.queues as usize).map(|i| (first + i) % cpus);
+            all.collect()
+        };
+        let extra = format!(
+            "mtu = {}\nbackend = \"af_xdp\"\n[af_xdp]\nmode = \"{}\"\n[memory]\nbudget = \
+             \"1GiB\"\n[session]\nlanes = 2\nwindow_slots = 48\n",
+            self.mtu, self.mode
+        );
+        let mut a = Node::new(&lab.left, &dir.join("a"));
+        let mut b = Node::new(&lab.right, &dir.join("b"));
+        a.configure_family(&b, &cores(0), self.v6, &extra);
+        b.configure_family(&a, &cores(1), self.v6, &extra);
+        a.start();
+        b.start();
+        [a, b]
+    }
+}
+
+fn addr(host: &Host, v6: bool) -> IpAddr {
+    if v6 {
+        host.v6().into()
+    } else {
+        host.v4().into()
+    }
+}
+
+/// Bytes that a TCP connection carries beside us.
+const TCP_BYTES: usize = 16 << 20;
+
+/// A TCP transfer from left to right; the receiver's hash must be the sender's.
+fn tcp_beside(lab: &Lab, v6: bool) {
+    let to = SocketAddr::new(addr(&lab.right, v6), 5001);
+    let listener = lab.right.run(|| TcpListener::bind(to));
+    let listener = listener.expect("the namespace").expect("a port");
+    let mut data = vec![0; TCP_BYTES];
+    blake3::Hasher::new().finalize_xof().fill(&mut data);
+    let got = std::thread::scope(|s| {
+        let receiver = s.spawn(|| {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut got = Vec::with_capacity(TCP_BYTES);
+            stream.read_to_end(&mut got).expect("a whole transfer");
+            got
+        });
+        let stream = lab.left.run(|| TcpStream::connect(to));
+        let mut stream = stream.expect("the namespace").expect("a connection");
+        stream.write_all(&data).expect("it takes all");
+        drop(stream);
+        receiver.join().expect("no panic")
+    });
+    assert!(got == data, "TCP beside AF_XDP is damaged");
+}
+
+/// Pings beside us; how many were answered of ten.
+fn pings_beside(lab: &Lab, v6: bool) -> Option<usize> {
+    let to = addr(&lab.right, v6).to_string();
+    let mut ping = lab.left.command("ping");
+    ping.args(["-c", "10", "-i", "0.2", "-W", "5", "-q", &to]);
+    // Not every machine has it; TCP says the same.
+    let out = ping.output().ok()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let received = text.split(" received").next()?.rsplit(' ').next()?;
+    Some(received.parse().unwrap_or_else(|_| panic!("{text}")))
+}
+
+fn has_program(host: &Host) -> bool {
+    let text = host.ip(&["-j", "-d", "link", "show", LINK]);
+    let json: Value = serde_json::from_str(&text.expect("ip works")).expect("its JSON");
+    json[0]["xdp"]["prog"]["id"].is_u64()
+}
+
+/// Frames of one direction: what the sender handed to its socket is what the receiver took from
+/// its own, or was counted as lost on the way.
+fn assert_no_frame_unaccounted(from: &Node, to: &Node, what: &str) {
+    let xdp = |name: &str| -> u64 {
+        let status = to.ask(r#"{"op":"status"}"#).expect("the daemon answers");
+        let rows = status["xdp"].as_array().expect("it runs AF_XDP").clone();
+        let row = rows.iter().find(|r| r["name"] == name);
+        row.unwrap_or_else(|| panic!("no {name} in {rows:?}"))["packets"]
+            .as_u64()
+            .expect("a number")
+    };
+    // Counters of the cores are published every tenth of a second, and what is idle still sends
+    // keepalives: look until two looks agree.
+    let look = || {
+        [
+            from.counter("tx_direct"),
+            from.counter("tx_lost_below"),
+            to.counter("rx_direct"),
+            to.counter("rx_misdirected"),
+            to.counter("rx_socket_dropped"),
+            xdp("redirected"),
+            xdp("no_socket") + xdp("rate_limited") + xdp("foreign") + xdp("malformed"),
+        ]
+    };
+    let mut before = look();
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = look();
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    let [
+        sent,
+        lost,
+        direct,
+        misdirected,
+        dropped,
+        redirected,
+        refused,
+    ] = before;
+    println!(
+        "{what}: {sent} frames sent, {lost} lost in the device, {redirected} redirected, {direct} \
+         received, {misdirected} on another core's queue, {dropped} dropped at the socket"
+    );
+    assert!(sent > 1000 && direct > 1000, "{what}: AF_XDP was not used");
+    assert_eq!(refused, 0, "{what}: the XDP program refused frames");
+    assert_eq!(redirected, direct + misdirected + dropped, "{what}");
+    assert_eq!(sent, redirected + lost, "{what}");
+    let all = from.counter("tx_frames_sent");
+    assert!(
+        sent * 10 > all * 9,
+        "{what}: {sent} of {all} frames took the short way"
+    );
+}
+
+fn both_ways_over(case: Case) {
+    let size = mib("CTP96_E2E_XDP_MIB", 64);
+    let what = case.name();
+    let dir = TempDir::new(&format!(
+        "xdp-{}-{}-{}-{}",
+        case.mtu, case.mode, case.queues, case.v6
+    ));
+    let lab = case.lab();
+    let mut nodes = case.nodes(&lab, dir.path());
+    for node in &nodes {
+        let status = node.ask(r#"{"op":"status"}"#).expect("the daemon answers");
+        let core = &status["engine"]["cores"][0]["backend"];
+        let want = if case.mode == "generic" {
+            "af_xdp-generic"
+        } else {
+            "af_xdp-copy"
+        };
+        assert_eq!(core, want, "{status}");
+    }
+    assert!(lab.hosts().into_iter().all(has_program));
+    let sources = ["from-a", "from-b"].map(|n| dir.path().join(n));
+    for (seed, source) in sources.iter().enumerate() {
+        make_files(source, seed as u64 + 1, size);
+    }
+    let sending = [0, 1].map(|i| send_folder(&nodes[i], &sources[i]));
+    let pings = std::thread::scope(|s| {
+        let pings = s.spawn(|| pings_beside(&lab, case.v6));
+        tcp_beside(&lab, case.v6);
+        pings.join().expect("no panic")
+    });
+    if let Some(answered) = pings {
+        assert!(answered >= 8, "{what}: {answered} of 10 pings answered");
+    }
+    for outcome in sending.map(Sending::finish) {
+        report(&what, &outcome);
+        assert_done(&outcome);
+    }
+    for (i, source) in sources.iter().enumerate() {
+        let (want, got) = (hashes(source), hashes(&nodes[1 - i].inbox()));
+        assert_eq!(want.len(), 46);
+        assert_eq!(want, got, "{what}: what side {i} sent is not what arrived");
+    }
+    assert_balanced(&nodes);
+    assert_no_frame_unaccounted(&nodes[0], &nodes[1], &format!("{what}, left to right"));
+    assert_no_frame_unaccounted(&nodes[1], &nodes[0], &format!("{what}, right to left"));
+    // However a daemon ends, the interface is as it was.
+    nodes.iter_mut().for_each(Node::kill);
+    assert!(!lab.hosts().into_iter().any(has_program), "{what}");
+}
+
+macro_rules! cases {
+    ($($name:ident: $mtu:literal $mode:literal $queues:literal $v6:literal;)+) => {
+        $(#[test]
+        fn $name() {
+            require_or_skip!(Netns, Ethtool, Xdp);
+            let _alone = alone();
+            both_ways_over(Case {
+                mtu: $mtu,
+                mode: $mode,
+                queues: $queues,
+                v6: $v6,
+            });
+        })+
+    };
+}
+
+// Every pair of values of two properties is there at least once.
+cases! {
+    mtu_1500_native_one_queue_ipv4: 1500 "native" 1 false;
+    mtu_1500_native_two_queues_ipv6: 1500 "native" 2 true;
+    mtu_1500_generic_one_queue_ipv6: 1500 "generic" 1 true;
+    mtu_1500_generic_two_queues_ipv4: 1500 "generic" 2 false;
+    mtu_9000_native_one_queue_ipv6: 9000 "native" 1 true;
+    mtu_9000_native_two_queues_ipv4: 9000 "native" 2 false;
+    mtu_9000_generic_one_queue_ipv4: 9000 "generic" 1 false;
+    mtu_9000_generic_two_queues_ipv6: 9000 "generic" 2 true;
+}
+
+const NODE: &str = "backend = \"af_xdp\"";
+
+#[test]
+fn a_receiver_killed_at_half_resumes_over_af_xdp() {
+    require_or_skip!(Netns, Xdp);
+    let _alone = alone();
+    let size = 2 * mib("CTP96_E2E_XDP_MIB", 64);
+    killed_at_half("receiver killed over AF_XDP", 1, size, NODE);
+}
+
+#[test]
+fn a_sender_killed_at_half_resumes_over_af_xdp() {
+    require_or_skip!(Netns, Xdp);
+    let _alone = alone();
+    let size = 2 * mib("CTP96_E2E_XDP_MIB", 64);
+    killed_at_half("sender killed over AF_XDP", 0, size, NODE);
+}
+
+#[test]
+fn memory_does_not_grow_and_an_idle_daemon_sleeps_over_af_xdp() {
+    require_or_skip!(Netns, Xdp);
+    let _alone = alone();
+    idle_after_a_long_transfer("long-xdp", 16 * mib("CTP96_E2E_XDP_MIB", 64), NODE);
+}
