@@ -346,6 +346,10 @@ impl<B: Backend> Core<B> {
             (Counter::RxMisdirected, backend.rx_misdirected),
             (Counter::TxDirect, backend.tx_direct),
             (Counter::TxLostBelow, backend.tx_lost_below),
+            (
+                Counter::FramesOutstanding,
+                self.backend.outstanding() as u64,
+            ),
         ] {
             self.stats.counters.store(counter, value);
         }

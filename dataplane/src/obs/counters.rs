@@ -89,6 +89,7 @@ counters! {
     TxFramesDropped "tx_frames_dropped" count "Frames that the backend could not send and dropped.";
     TxDirect "tx_direct" count "Frames sent past the kernel's network stack (AF_XDP).";
     TxLostBelow "tx_lost_below" count "Frames that the device dropped for want of room after they were handed to it (AF_XDP).";
+    FramesOutstanding "frames_outstanding" gauge "Frames taken from the backend and not given back; between two rounds of a core none are.";
     TxErrors "tx_errors" count "Flushes that the backend reported as failed.";
     // Payload and codec.
     PayloadBytesIn "payload_bytes_in" count "Application bytes committed for sending.";

@@ -128,13 +128,15 @@ fn assert_no_frame_unaccounted(from: &Node, to: &Node, what: &str) {
     // keepalives: look until two looks agree.
     let look = || {
         [
+            from.counter("tx_frames_sent"),
             from.counter("tx_direct"),
             from.counter("tx_lost_below"),
             to.counter("rx_direct"),
             to.counter("rx_misdirected"),
             to.counter("rx_socket_dropped"),
             xdp("redirected"),
-            xdp("no_socket") + xdp("rate_limited") + xdp("foreign") + xdp("malformed"),
+            xdp("no_socket"),
+            xdp("rate_limited") + xdp("foreign") + xdp("malformed"),
         ]
     };
     let mut before = look();
@@ -147,12 +149,14 @@ fn assert_no_frame_unaccounted(from: &Node, to: &Node, what: &str) {
         before = now;
     }
     let [
+        all,
         sent,
         lost,
         direct,
         misdirected,
         dropped,
         redirected,
+        passed,
         refused,
     ] = before;
     println!(
@@ -161,12 +165,15 @@ fn assert_no_frame_unaccounted(from: &Node, to: &Node, what: &str) {
     );
     assert!(sent > 1000 && direct > 1000, "{what}: AF_XDP was not used");
     assert_eq!(refused, 0, "{what}: the XDP program refused frames");
+    assert_eq!(to.counter("frames_outstanding"), 0, "{what}");
     assert_eq!(redirected, direct + misdirected + dropped, "{what}");
-    assert_eq!(sent, redirected + lost, "{what}");
-    let all = from.counter("tx_frames_sent");
+    // The first frames go through the kernel, which has to find the neighbour; they are the only
+    // ones whose fate there we do not count.
+    // Frames that came before the socket was there were passed to the kernel.
+    let arrived = redirected + passed + lost;
     assert!(
-        sent * 10 > all * 9,
-        "{what}: {sent} of {all} frames took the short way"
+        sent <= arrived && arrived <= all && all - sent < 100,
+        "{what}: {all} sent in all, {sent} of them directly, and {arrived} arrived or were counted"
     );
 }
 

@@ -151,6 +151,7 @@ fn assert_done(outcome: &Value) {
 fn assert_balanced(nodes: &[Node; 2]) {
     for node in nodes {
         node.ctp96(["counters", "--check"]);
+        assert_eq!(node.counter("frames_outstanding"), 0);
     }
 }
 
