@@ -59,6 +59,11 @@ impl Region {
         unsafe { self.base.add(offset) }
     }
 
+    /// Bytes mapped.
+    pub(crate) fn size(&self) -> usize {
+        self.len
+    }
+
     /// Whether the kernel gave 2 MiB pages.
     pub(crate) fn is_huge(&self) -> bool {
         self.huge

@@ -12,6 +12,7 @@
 //! followed by a thread of their own, which also tells a core when its kernel side has
 //! something to read.
 
+mod bare;
 mod device;
 mod inlet;
 mod netlink;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+pub use bare::Bare;
 pub use open::{AfXdpConfig, Opened, Seat, Watch, ZeroCopy, open, why_not_by_default};
 pub use xdp_prog::AttachMode;
 

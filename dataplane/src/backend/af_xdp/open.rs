@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use xdp_prog::{AttachMode, Options, Program};
 
+use super::bare::Bare;
 use super::inlet::Inlet;
 use super::netlink::{Link, Netlink, offers_zero_copy};
 use super::nic::{KernelSide, Nic};
@@ -321,16 +322,11 @@ pub fn open(cfg: &AfXdpConfig, listen: SocketAddr, cores: usize, mtu: usize) -> 
 }
 
 impl Seat {
-    /// Maps the frame memory, binds the socket to its queue and has frames sent to it.
-    ///
-    /// # Errors
-    /// A sentence that says what stands in the way.
-    pub fn open(self) -> io::Result<AfXdp> {
+    /// Maps the frame memory and binds a socket; nothing is sent to it yet.
+    fn socket(&self) -> io::Result<(Arc<Region>, Xsk)> {
         let g = self.geometry;
-        let local = self.kernel.local_addr();
-        let tx_bytes = usize::from(TX_FRAMES) * g.chunk * g.run;
-        let region = Region::new(g.rx_bytes() + tx_bytes).map_err(io::Error::other)?;
-        let len = g.rx_bytes() + tx_bytes;
+        let len = g.rx_bytes() + usize::from(TX_FRAMES) * g.chunk * g.run;
+        let region = Region::new(len).map_err(io::Error::other)?;
         let cfg = XskConfig {
             ifindex: self.nic.shared.ifindex,
             queue: self.queue,
@@ -345,9 +341,31 @@ impl Seat {
             rx_entries: u32::from(g.rx_chunks).next_power_of_two(),
             tx_entries: g.tx_entries(),
         };
-        // SAFETY: the region is page aligned and zeroed; `AfXdp` closes the socket before it lets
-        // go of the region, and `RxSide` and `TxSide` touch only chunks that the rings gave them.
-        let mut xsk = unsafe { Xsk::open(region.at(0, len), len, &cfg)? };
+        // SAFETY: the region is page aligned and zeroed. Those who call this (`open` and
+        // `open_bare`) keep it as long as the socket, and hand it to `RxSide` and `TxSide`, which
+        // touch only chunks that the rings gave them.
+        let xsk = unsafe { Xsk::open(region.at(0, len), len, &cfg)? };
+        Ok((region, xsk))
+    }
+
+    /// Opens a socket without backend: only frames, for measuring against.
+    ///
+    /// # Errors
+    /// As for [`Seat::open`].
+    pub fn open_bare(self) -> io::Result<Bare> {
+        let (g, (region, xsk)) = (self.geometry, self.socket()?);
+        let tx = TxSide::new(region, g.rx_bytes(), (g.chunk, g.run), TX_FRAMES);
+        let local = self.kernel.local_addr();
+        Bare::new(xsk, tx, (g.chunk, g.rx_chunks), self.nic, self.queue, local)
+    }
+
+    /// Maps the frame memory, binds the socket to its queue and has frames sent to it.
+    ///
+    /// # Errors
+    /// A sentence that says what stands in the way.
+    pub fn open(self) -> io::Result<AfXdp> {
+        let (g, local) = (self.geometry, self.kernel.local_addr());
+        let (region, mut xsk) = self.socket()?;
         let mut rx = RxSide::new(region.clone(), g.chunk, g.rx_chunks, local.is_ipv6())
             .map_err(io::Error::other)?;
         rx.refill(&mut xsk.fill);
@@ -360,7 +378,7 @@ impl Seat {
         let mut note = format!(
             "{mode} mode, chunks of {} bytes in {} MiB of {pages} pages{}",
             g.chunk,
-            len >> 20,
+            region.size() >> 20,
             if xsk.busy_poll { ", busy polling" } else { "" }
         );
         if let Some(why) = &xsk.note {

@@ -42,6 +42,12 @@ impl Hops {
         new
     }
 
+    /// What is known of an address.
+    pub(super) fn get(&self, ip: IpAddr) -> Option<Hop> {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.get(&ip).copied().flatten()
+    }
+
     /// Addresses followed, and whether each can be reached.
     pub(super) fn all(&self) -> Vec<(IpAddr, bool)> {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
