@@ -29,9 +29,7 @@ mod attr {
     pub(super) const RTA_OIF: u16 = 4;
     pub(super) const RTA_GATEWAY: u16 = 5;
     pub(super) const RTA_PREFSRC: u16 = 7;
-    pub(super) const RTA_METRICS: u16 = 8;
     pub(super) const RTA_VIA: u16 = 18;
-    pub(super) const RTAX_MTU: u16 = 2;
     pub(super) const NDA_DST: u16 = 1;
     pub(super) const NDA_LLADDR: u16 = 2;
     pub(super) const IFLA_ADDRESS: u16 = 1;
@@ -75,7 +73,6 @@ pub(super) struct Route {
     pub(super) oif: u32,
     pub(super) gateway: Option<IpAddr>,
     pub(super) source: Option<IpAddr>,
-    pub(super) mtu: Option<usize>,
     /// To another host: not to ourselves, and no broadcast.
     pub(super) unicast: bool,
 }
@@ -378,7 +375,6 @@ fn parse_route(body: &[u8]) -> Option<Route> {
         oif: 0,
         gateway: None,
         source: None,
-        mtu: None,
         unicast: *body.get(7)? == RTN_UNICAST,
     };
     for (kind, value) in attrs(body.get(12..)?) {
@@ -388,10 +384,6 @@ fn parse_route(body: &[u8]) -> Option<Route> {
             // A gateway of the other family: two bytes of family, then the address.
             attr::RTA_VIA => route.gateway = ip(value.get(2..)?),
             attr::RTA_PREFSRC => route.source = ip(value),
-            attr::RTA_METRICS => {
-                let mtu = attrs(value).find(|a| a.0 == attr::RTAX_MTU);
-                route.mtu = mtu.and_then(|a| u32_of(a.1)).map(|m| m as usize);
-            }
             _ => {}
         }
     }

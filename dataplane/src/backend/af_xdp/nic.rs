@@ -277,7 +277,8 @@ impl Watcher {
             dst_mac: dst_mac?,
             vlan,
             source,
-            mtu: route.mtu.map_or(link.mtu, |m| m.min(link.mtu)),
+            // Not the kernel's guess of the path's MTU, as with UDP: the protocol's own counts.
+            mtu: link.mtu,
         })
     }
 }
