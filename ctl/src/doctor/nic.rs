@@ -78,7 +78,17 @@ fn xdp(nic: &Nic, host: &System) -> Vec<Finding> {
     let mut found = Vec::new();
     let copy_effect = "every frame is copied and handled alone, so UDP with segmentation offload \
         is faster on such an interface: backend = \"auto\" takes UDP, \"af_xdp\" insists";
-    found.push(if x.zero_copy {
+    let features = nic.settings.features.known();
+    let merges = features.and_then(|f| f.get("rx-gro-hw"));
+    // virtnet_xdp_set() of the kernel refuses where the host merges frames and cannot be told not to.
+    let stuck = nic.driver.known().is_some_and(|d| d == "virtio_net")
+        && merges.is_some_and(|f| f.on && !f.changeable);
+    found.push(if stuck && x.native {
+        let what = "AF_XDP: generic copy mode only, though the driver has zero-copy";
+        let effect = "the virtual machine's host merges frames (rx-gro-hw) and gives no way to \
+            switch that off; virtio_net then refuses native XDP (from its source, not tried here)";
+        Finding::warn(what, effect).fix("on the host: guest_tso4=off, guest_tso6=off for this NIC")
+    } else if x.zero_copy {
         Finding::ok(
             "AF_XDP: zero-copy, says the driver",
             "backend = \"auto\" takes AF_XDP",
@@ -91,11 +101,11 @@ fn xdp(nic: &Nic, host: &System) -> Vec<Finding> {
             copy_effect,
         )
     });
-    if x.zero_copy {
+    if x.zero_copy && !stuck {
         let needed = (nic.mtu + ETHERNET).div_ceil(ONE_BUFFER);
         let have = x.zero_copy_segments.max(1);
         found.push(if needed <= have {
-            let what = format!("zero-copy frames of up to {have} buffers");
+            let what = format!("buffers of a zero-copy frame: {have}");
             Finding::ok(what, "enough for this MTU")
         } else {
             let what = format!(
@@ -193,7 +203,7 @@ fn queues(nic: &Nic, host: &System) -> Finding {
     };
     let (now, most) = (channels.receiving(), channels.most());
     let cpus = host.cpus.allowed.len() as u32;
-    let what = format!("{now} receive queues of {most}, {cpus} CPUs for this process");
+    let what = format!("receive queues: {now} of {most}; CPUs for this process: {cpus}");
     if now >= cpus.min(most.max(1)) {
         let effect = match most < cpus {
             true => "each queue can have a lane core; more cores than queues bring nothing here",
@@ -213,7 +223,8 @@ fn queues(nic: &Nic, host: &System) -> Finding {
 fn hash(nic: &Nic) -> Option<Finding> {
     let many = nic.settings.channels.known()?.receiving() > 1;
     let fields = nic.settings.hash_udp4.known()?;
-    let what = format!("receive hash of UDP over IPv4 takes the fields {fields:?}");
+    let list = if fields.is_empty() { "none" } else { fields };
+    let what = format!("receive hash of UDP over IPv4, header fields: {list}");
     // f and n are the two ports.
     let ports = fields.contains('f') && fields.contains('n');
     Some(if ports {
@@ -239,7 +250,9 @@ fn mtu(nic: &Nic) -> Finding {
             "frames of 9,000 bytes cost less work for each byte, if every hop of the path takes \
              them: MTU here, node.mtu in the configuration",
         ),
-        1280..1500 => Finding::warn(what, "set node.mtu to this value, or frames do not fit"),
+        1280..1500 => Finding::warn(what, "frames of the default node.mtu do not fit").fix(
+            format!("node.mtu = {} in the configuration of both nodes", nic.mtu),
+        ),
         _ => Finding::bad(what, "CTP-96 needs at least 1280")
             .fix(format!("ip link set {} mtu 1500", nic.name)),
     }
@@ -260,8 +273,8 @@ fn offloads(nic: &Nic) -> Vec<Finding> {
         found.push(Finding::warn("LRO is on", effect).fix(fix));
     }
     if on("rx-gro-hw") {
-        let effect = "with AF_XDP some drivers refuse native XDP while the hardware merges frames; \
-            UDP sockets gain from it";
+        let effect = "some drivers refuse native XDP while the hardware merges frames; UDP sockets \
+            gain from it";
         found.push(Finding::info("hardware GRO is on", effect));
     }
     let udp = on("tx-udp-segmentation");

@@ -3,10 +3,9 @@
 use super::System;
 use crate::host::rights::Cap;
 
-/// Files in which `setcap` and units name the daemon's capabilities.
-const SETCAP: &str = "setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep \
-    /usr/local/bin/ctp96d, or AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_BPF CAP_IPC_LOCK \
-    in its unit; or run it as root";
+/// Gives the daemon what AF_XDP takes. A unit says it with `AmbientCapabilities=`.
+pub const SETCAP: &str =
+    "setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep /usr/local/bin/ctp96d";
 
 /// Why a call ended with `errno`, and what to do. `needed` are the capabilities that it takes,
 /// `option` the kernel option that builds it in.
@@ -58,7 +57,7 @@ fn permission(needed: &[Cap], host: &System) -> (String, Option<String>) {
     let lacking = rights.lacks(needed);
     if !lacking.is_empty() {
         let mut why = format!(
-            "it needs the capabilities {}, and this process (user {}) lacks {}",
+            "it needs {}, and this process (user {}) lacks {}",
             needed
                 .iter()
                 .map(|c| c.name())

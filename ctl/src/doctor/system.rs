@@ -1,6 +1,6 @@
 //! Judgement of everything but the interfaces.
 
-use super::refusal::explain;
+use super::refusal::{SETCAP, explain};
 use super::{Finding, System};
 use crate::host::Reading;
 use crate::host::rights::Cap;
@@ -159,8 +159,7 @@ fn rights(host: &System) -> Vec<Finding> {
         let what = format!("user {} lacks {}", rights.uid, lacking.join(", "));
         let effect = "UDP works. AF_XDP needs all four; without CAP_NET_ADMIN the receive queue \
             of a socket is limited by net.core.rmem_max";
-        let fix = "setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep /usr/local/bin/ctp96d";
-        Finding::warn(what, effect).fix(fix)
+        Finding::warn(what, effect).fix(SETCAP)
     }];
     if !rights.initial_user_namespace {
         found.push(Finding::info(

@@ -213,26 +213,22 @@ fn restore(interface: &str, state: &Path, json: bool) -> Result<(), Failure> {
         ));
     };
     let link = find(interface);
-    let same = match &link {
-        Ok(link) => run::same(&file.journal.identity, &run::identity(link)),
-        Err(_) => Err(Stale::Gone("there is no such interface now")),
-    };
-    let link = match (same, link) {
-        (Ok(()), Ok(link)) => link,
-        (Err(Stale::Elsewhere), _) => {
+    match run::stale(&file.journal.identity, link.as_ref().ok()) {
+        None => {}
+        Some(Stale::Elsewhere) => {
             return Err(Failure::Failed(format!(
                 "{} is about {interface} in another network namespace: run this command there",
                 file.path().display()
             )));
         }
-        (Err(Stale::Gone(why)), _) => {
+        Some(Stale::Gone(why)) => {
             file.remove().map_err(Failure::Failed)?;
             return nothing(format!(
                 "nothing to undo: {why}, and its settings went with it"
             ));
         }
-        (Ok(()), Err(e)) => return Err(Failure::Failed(e)),
-    };
+    }
+    let link = link.map_err(Failure::Failed)?;
     let mut ran = Vec::new();
     let mut say = |line: &str| {
         ran.push(line.to_owned());

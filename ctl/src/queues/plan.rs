@@ -349,6 +349,7 @@ pub fn place_interrupts(
     }
     let mut steps = Vec::new();
     for i in irqs {
+        let kind = if i.rx.is_empty() { "send" } else { "receive" };
         let Some(queue) = i.rx.first().or(i.tx.first()).filter(|q| **q < queues) else {
             continue;
         };
@@ -361,7 +362,9 @@ pub fn place_interrupts(
         }
         let path = format!("/proc/irq/{}/smp_affinity_list", i.irq);
         steps.push(Step {
-            why: format!("the interrupt of queue {queue} to CPU {cpu}, where its lane core runs"),
+            why: format!(
+                "the interrupt of {kind} queue {queue} to CPU {cpu}, where its lane core runs"
+            ),
             run: Act::Write {
                 path: path.clone(),
                 text,

@@ -10,15 +10,23 @@ use std::path::Path;
 /// Says what is done, when it is done.
 pub type Say<'a> = &'a mut dyn FnMut(&str);
 
+fn boot() -> String {
+    line("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+fn netns() -> String {
+    let link = std::fs::read_link("/proc/self/ns/net");
+    link.map_or_else(|_| String::new(), |p| p.to_string_lossy().into_owned())
+}
+
 /// Who the journal is about.
 pub fn identity(link: &Link) -> Identity {
-    let netns = std::fs::read_link("/proc/self/ns/net");
     Identity {
         interface: link.name.clone(),
         index: link.index,
         address: link.address.clone(),
-        boot: line("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
-        netns: netns.map_or_else(|_| String::new(), |p| p.to_string_lossy().into_owned()),
+        boot: boot(),
+        netns: netns(),
     }
 }
 
@@ -181,30 +189,35 @@ pub fn differences(before: &Settings, now: &Settings) -> Vec<String> {
     found
 }
 
-/// Whether the journal is about this interface, now.
-///
-/// # Errors
-/// Why it is about another.
-pub fn same(journal: &Identity, now: &Identity) -> Result<(), Stale> {
-    if journal.boot != now.boot {
-        return Err(Stale::Gone("this host has booted since"));
-    }
-    if journal.netns != now.netns {
-        return Err(Stale::Elsewhere);
-    }
-    if (journal.index, &journal.address) != (now.index, &now.address) {
-        return Err(Stale::Gone("the interface has been made anew since"));
-    }
-    Ok(())
-}
-
-/// Why a journal is not about this interface.
+/// Why a journal is not about an interface of this name, now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
     /// The settings it would undo are gone.
     Gone(&'static str),
     /// It belongs to another network namespace.
     Elsewhere,
+}
+
+/// Whether the journal is about the interface of this name, if there is one.
+pub fn stale(journal: &Identity, link: Option<&Link>) -> Option<Stale> {
+    stale_in(journal, link, &boot(), &netns())
+}
+
+fn stale_in(journal: &Identity, link: Option<&Link>, boot: &str, netns: &str) -> Option<Stale> {
+    if journal.boot != boot {
+        return Some(Stale::Gone("this host has booted since"));
+    }
+    // Before anything about the interface: another namespace may have none of this name.
+    if journal.netns != netns {
+        return Some(Stale::Elsewhere);
+    }
+    match link {
+        None => Some(Stale::Gone("there is no such interface any more")),
+        Some(l) if (l.index, &l.address) != (journal.index, &journal.address) => {
+            Some(Stale::Gone("the interface has been made anew since"))
+        }
+        Some(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -250,22 +263,26 @@ mod tests {
 
     #[test]
     fn a_journal_is_about_one_interface_of_one_boot() {
-        let a = Identity {
+        let journal = Identity {
             interface: "eth1".into(),
             index: 2,
             address: "02:00".into(),
             boot: "x".into(),
             netns: "net:[1]".into(),
         };
-        assert_eq!(same(&a, &a), Ok(()));
-        let mut b = a.clone();
-        b.boot = "y".into();
-        assert!(matches!(same(&a, &b), Err(Stale::Gone(_))));
-        let mut b = a.clone();
-        b.netns = "net:[2]".into();
-        assert_eq!(same(&a, &b), Err(Stale::Elsewhere));
-        let mut b = a.clone();
-        b.index = 3;
-        assert!(matches!(same(&a, &b), Err(Stale::Gone(_))));
+        let link = |index| Link {
+            name: "eth1".into(),
+            index,
+            address: "02:00".into(),
+            ..Link::default()
+        };
+        let (same, other) = (link(2), link(3));
+        let check = |link, boot, netns| stale_in(&journal, link, boot, netns);
+        assert_eq!(check(Some(&same), "x", "net:[1]"), None);
+        let gone = |s| matches!(s, Some(Stale::Gone(_)));
+        assert!(gone(check(Some(&same), "y", "net:[1]")));
+        assert!(gone(check(Some(&other), "x", "net:[1]")));
+        assert!(gone(check(None, "x", "net:[1]")));
+        assert_eq!(check(None, "x", "net:[2]"), Some(Stale::Elsewhere));
     }
 }

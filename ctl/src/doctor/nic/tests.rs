@@ -193,8 +193,8 @@ fn what_slows_a_nic_down_is_found() {
     let all = findings(&nic, &host);
     for text in [
         "PCI Express: 8 lanes",
-        "2 receive queues of 64",
-        "\"sd\"",
+        "receive queues: 2 of 64",
+        "header fields: sd",
         "LRO is on",
         "GRO off",
         "rings of 256",
@@ -215,4 +215,24 @@ fn what_slows_a_nic_down_is_found() {
     assert_eq!(of(&findings(&nic, &host), "no carrier").status, Status::Bad);
     nic.mtu = 1000;
     assert_eq!(of(&findings(&nic, &host), "MTU 1000").status, Status::Bad);
+}
+
+#[test]
+fn a_virtio_nic_whose_host_merges_frames_is_found_out() {
+    let mut nic = fast();
+    nic.driver = Reading::Known("virtio_net".into());
+    if let Reading::Known(f) = &mut nic.settings.features {
+        let fixed = Feature {
+            on: true,
+            changeable: false,
+        };
+        f.insert("rx-gro-hw".into(), fixed);
+    }
+    let all = findings(&nic, &good());
+    assert_eq!(of(&all, "generic copy mode only").status, Status::Warn);
+    nic.driver = Reading::Known("mlx5_core".into());
+    assert_eq!(
+        of(&findings(&nic, &good()), "zero-copy, says").status,
+        Status::Ok
+    );
 }
