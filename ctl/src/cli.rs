@@ -205,6 +205,9 @@ pub struct TuneArgs {
     /// Interrupt at the latest so many microseconds after a frame [default: leave it]
     #[arg(long, value_name = "N")]
     pub rx_usecs: Option<u32>,
+    /// Leave interrupts on the CPUs that they come to now
+    #[arg(long)]
+    pub keep_interrupts: bool,
     /// Switch an offload, by the name that `queues show` uses; may be repeated
     #[arg(long, value_name = "NAME=on|off", value_parser = crate::queues::parse_switch)]
     pub set: Vec<(String, bool)>,

@@ -199,6 +199,7 @@ mod tests {
                 model: "CPU".into(),
                 online: 4,
                 allowed: vec![0, 1, 2, 3],
+                quota: 4,
                 flags: [
                     "aes",
                     "vaes",

@@ -87,7 +87,9 @@ fn xdp(nic: &Nic, host: &System) -> Vec<Finding> {
         let what = "AF_XDP: generic copy mode only, though the driver has zero-copy";
         let effect = "the virtual machine's host merges frames (rx-gro-hw) and gives no way to \
             switch that off; virtio_net then refuses native XDP (from its source, not tried here)";
-        Finding::warn(what, effect).fix("on the host: guest_tso4=off, guest_tso6=off for this NIC")
+        Finding::warn(what, effect).fix(
+            "on the host, for this NIC: offer ctrl_guest_offloads, or no guest_tso4 and guest_tso6",
+        )
     } else if x.zero_copy {
         Finding::ok(
             "AF_XDP: zero-copy, says the driver",
@@ -178,17 +180,17 @@ fn by_table(nic: &Nic, host: &System, why: &str) -> Finding {
 
 fn attached(nic: &Nic) -> Option<Finding> {
     let a = nic.attached?;
-    let mode = match a.mode {
-        1 => "native",
-        2 => "generic",
-        3 => "offloaded",
-        _ => "several",
+    let (mode, off) = match a.mode {
+        1 => ("native", "xdpdrv"),
+        2 => ("generic", "xdpgeneric"),
+        3 => ("offloaded", "xdpoffload"),
+        _ => ("several", "xdp"),
     };
     let number = a.program.map_or(String::new(), |p| format!(", number {p}"));
     let what = format!("an XDP program is attached ({mode}{number})");
     let effect = "if it is not ctp96d's own, the daemon refuses to displace it";
     Some(Finding::info(what, effect).fix(format!(
-        "bpftool net show dev {0}; ip link set {0} xdp off",
+        "stop the program that owns it (bpftool net show dev {0}), or ip link set {0} {off} off",
         nic.name
     )))
 }

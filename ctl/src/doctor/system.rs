@@ -111,13 +111,17 @@ fn kernel(host: &System) -> Vec<Finding> {
             "does not forbid XDP programs or AF_XDP",
         )),
     }
-    if let Some(lsm) = &kernel.lsm {
-        let what = format!("security modules: {}", lsm.join(", "));
-        found.push(Finding::ok(
-            what,
+    found.push(match &kernel.lsm {
+        Some(lsm) => Finding::ok(
+            format!("security modules: {}", lsm.join(", ")),
             "one of them can refuse what capabilities allow",
-        ));
-    }
+        ),
+        None => Finding::info(
+            "security modules and lockdown are not visible: securityfs is not mounted",
+            "if one of them refuses something, it cannot be named below",
+        )
+        .fix("mount -t securityfs none /sys/kernel/security"),
+    });
     found.push(iommu(host));
     found
 }
@@ -150,14 +154,18 @@ fn iommu(host: &System) -> Finding {
 
 fn rights(host: &System) -> Vec<Finding> {
     let rights = &host.rights;
-    let needed = [Cap::NetAdmin, Cap::NetRaw, Cap::Bpf, Cap::IpcLock];
+    let mut needed = vec![Cap::NetAdmin, Cap::NetRaw, Cap::Bpf];
+    if rights.memlock.is_some_and(|n| n < UMEM) {
+        needed.push(Cap::IpcLock);
+    }
     let lacking = rights.lacks(&needed);
-    let names = needed.map(Cap::name).join(", ");
+    let names: Vec<_> = needed.iter().map(|c| c.name()).collect();
+    let names = names.join(", ");
     let mut found = vec![if lacking.is_empty() {
         Finding::ok(format!("has {names}"), "all that AF_XDP takes")
     } else {
         let what = format!("user {} lacks {}", rights.uid, lacking.join(", "));
-        let effect = "UDP works. AF_XDP needs all four; without CAP_NET_ADMIN the receive queue \
+        let effect = "UDP works. AF_XDP needs them all; without CAP_NET_ADMIN the receive queue \
             of a socket is limited by net.core.rmem_max";
         Finding::warn(what, effect).fix(SETCAP)
     }];
@@ -326,6 +334,12 @@ fn cpu(host: &System) -> Vec<Finding> {
             false => Finding::bad(what, "sealing runs in software: far below line rate"),
         });
     }
+    if cpus.quota < cpus.allowed.len() {
+        let what = format!("a quota of {} CPUs for {}", cpus.quota, cpus.allowed.len());
+        let effect = "the kernel stops lane cores when the quota of a period is used up";
+        let fix = "set node.cores to the quota, or raise it (cpu.max of the cgroup, CPUQuota=)";
+        found.push(Finding::warn(what, effect).fix(fix));
+    }
     if cpus.governors.is_empty() {
         let effect = "no frequency governor to set, as is usual in a virtual machine";
         found.push(Finding::ok("the host decides about CPU frequency", effect));
@@ -406,7 +420,7 @@ fn vectors(host: &System) -> Vec<Finding> {
         let effect = "FEC runs on its scalar kernel, AES-GCM without wide vectors";
         Finding::warn(what, effect).fix(elsewhere)
     } else if !cpus.has("vaes") {
-        let effect = "AES-GCM seals one block at a time, so more cores are needed (HARDWARE.md); \
+        let effect = "AES-GCM runs without wide vectors, so more cores are needed (HARDWARE.md); \
             the suite aegis-256x2 gains most on such a CPU";
         Finding::warn(what, effect).fix(elsewhere)
     } else if !cpus.has("gfni") {
@@ -518,6 +532,10 @@ mod tests {
             assert_eq!(f.status, Status::Warn, "{text}");
             assert!(f.fix.is_some(), "{text}");
         }
+        host.cpus.quota = 2;
+        assert_eq!(find(&findings(&host), "a quota of 2").status, Status::Warn);
+        host.kernel.lsm = None;
+        assert_eq!(find(&findings(&host), "securityfs").status, Status::Info);
         host.cpus.flags.remove("aes");
         assert_eq!(find(&findings(&host), "AES no").status, Status::Bad);
     }

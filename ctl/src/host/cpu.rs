@@ -14,6 +14,8 @@ pub struct Cpus {
     pub online: usize,
     /// CPUs that this process may use.
     pub allowed: Vec<usize>,
+    /// Whole CPUs that the cgroup's quota leaves, at most those allowed.
+    pub quota: usize,
     /// Features of the first one, by the kernel's names.
     #[serde(skip)]
     pub flags: BTreeSet<String>,
@@ -49,6 +51,7 @@ impl Cpus {
         Cpus {
             model,
             online: online.max(1),
+            quota: std::thread::available_parallelism().map_or(allowed.len(), usize::from),
             allowed,
             virtual_machine: flags.contains("hypervisor"),
             flags,

@@ -65,7 +65,9 @@ pub struct Rights {
 impl Rights {
     /// The process has the capability, at least in its own user namespace.
     pub fn has(&self, cap: Cap) -> bool {
-        self.effective & (1 << cap.bit()) != 0
+        let bit = |c: Cap| self.effective & (1 << c.bit()) != 0;
+        // What CAP_BPF allows, CAP_SYS_ADMIN allows as before.
+        bit(cap) || (cap == Cap::Bpf && bit(Cap::SysAdmin))
     }
 
     /// Those of `needed` that it has not.
@@ -134,6 +136,8 @@ mod tests {
         let needed = [Cap::NetRaw, Cap::Bpf, Cap::IpcLock];
         assert_eq!(r.lacks(&needed), ["CAP_BPF", "CAP_IPC_LOCK"]);
         assert!(r.seccomp && r.no_new_privs);
+        let admin = parse_status(&STATUS.replace("3000", "200000")).expect("complete");
+        assert!(admin.has(Cap::Bpf) && !admin.has(Cap::NetAdmin));
         assert_eq!(r.uid, 1001, "the effective one");
         assert!(
             !parse_status(&STATUS.replace("Seccomp:\t2", "Seccomp:\t0"))

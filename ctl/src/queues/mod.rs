@@ -112,18 +112,17 @@ fn planned(tune: &TuneArgs) -> Result<(Nic, Wish, Plan), Failure> {
         cpus,
         port: tune.port,
         rx_usecs: tune.rx_usecs,
+        keep_interrupts: tune.keep_interrupts,
         features: tune.set.clone(),
     };
     let mut plan = plan::plan(&nic.name, &nic.settings, &wish).map_err(Failure::Failed)?;
     let interrupts =
         plan::place_interrupts(&nic.settings.irqs, plan.queues, &wish, &mut plan.notes);
     let channels = nic.settings.channels.known();
-    if channels.is_some_and(|c| c.receiving() != plan.queues) && !nic.settings.irqs.is_empty() {
+    let renewed = channels.is_some_and(|c| c.receiving() != plan.queues);
+    if renewed && !nic.settings.irqs.is_empty() && !wish.keep_interrupts {
         plan.notes
             .push("interrupts: apply reads them anew once the number of queues has changed".into());
-    }
-    if interrupts.is_empty() {
-        return Ok((nic, wish, plan));
     }
     plan.steps.extend(interrupts);
     Ok((nic, wish, plan))

@@ -29,6 +29,8 @@ pub struct Wish {
     pub port: Option<u16>,
     /// Interrupt moderation on receive, microseconds.
     pub rx_usecs: Option<u32>,
+    /// Leave interrupts where they are.
+    pub keep_interrupts: bool,
     /// Offloads to switch, by the kernel's names.
     pub features: Vec<(String, bool)>,
 }
@@ -122,7 +124,7 @@ fn set_channels(name: &str, now: &Settings, queues: u32, plan: &mut Plan) -> Opt
     };
     let undo = words(c.combined, c.rx, c.tx);
     (run != undo).then(|| Step {
-        why: format!("{queues} queues, one for each lane core"),
+        why: format!("number of queues: {queues}, one for each lane core"),
         run,
         undo,
     })
@@ -344,6 +346,9 @@ pub fn place_interrupts(
     wish: &Wish,
     notes: &mut Vec<String>,
 ) -> Vec<Step> {
+    if wish.keep_interrupts {
+        return Vec::new();
+    }
     if irqs.is_empty() {
         notes.push("interrupts: this interface shows none of its own".into());
     }

@@ -266,6 +266,11 @@ fn interrupts_go_to_the_core_of_their_queue() {
         "31 is there already, 33 has no lane core"
     );
     assert_eq!(notes, [""; 0]);
+    let keep = Wish {
+        keep_interrupts: true,
+        ..w.clone()
+    };
+    assert_eq!(place_interrupts(&irqs, 2, &keep, &mut notes), []);
     place_interrupts(&[], 2, &w, &mut notes);
     assert!(notes[0].contains("interrupts"));
 }
