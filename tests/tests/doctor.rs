@@ -387,6 +387,17 @@ fn the_default_route_is_guarded_and_lost_interfaces_are_noticed() {
         .output()
         .expect("it runs");
     assert_eq!(code(&o), 0, "{}", err(&o));
+    // Made anew, it has lost those settings: a journal of the old one is of no use.
+    host.ip(&["link", "del", NIC]).unwrap();
+    add_pair(host);
+    let fresh = settings(host, NIC);
+    let o = apply_command(host, &dir, &[]).output().expect("it runs");
+    assert_eq!(code(&o), 0, "{}", err(&o));
+    let o = restore(host, &dir);
+    assert_eq!(code(&o), 0, "{}", err(&o));
+    assert_eq!(settings(host, NIC), fresh);
+    let o = apply_command(host, &dir, &[]).output().expect("it runs");
+    assert_eq!(code(&o), 0, "{}", err(&o));
     host.ip(&["link", "del", NIC]).unwrap();
     add_pair(host);
     let fresh = settings(host, NIC);

@@ -148,6 +148,11 @@ fn print(json: bool, reply: &impl Serialize, text: &str) {
     }
 }
 
+/// The line of the daemon's configuration that goes with these queues.
+fn cores(r: &Reply) -> String {
+    format!("node.cores = {:?} puts lane core i beside queue i", r.cpus)
+}
+
 fn text_of_plan(r: &Reply) -> String {
     let mut out = String::new();
     if r.commands.is_empty() {
@@ -159,6 +164,7 @@ fn text_of_plan(r: &Reply) -> String {
     for note in &r.notes {
         let _ = writeln!(out, "# left as it is: {note}");
     }
+    let _ = writeln!(out, "# {}", cores(r));
     out
 }
 
@@ -172,6 +178,12 @@ fn apply(tune: &TuneArgs, yes: bool, state: &Path, json: bool) -> Result<(), Fai
         )));
     }
     let link = find(&nic.name).map_err(Failure::Failed)?;
+    // What a reboot has undone already needs no restore.
+    if let Some(old) = JournalFile::load(state, &nic.name).map_err(Failure::Failed)?
+        && let Some(Stale::Gone(_)) = run::stale(&old.journal.identity, Some(&link))
+    {
+        old.remove().map_err(Failure::Failed)?;
+    }
     // Those for interrupts are made again once the others are done.
     plan.steps.retain(
         |s| !matches!(&s.run, act::Act::Write { path, .. } if path.starts_with("/proc/irq/")),
@@ -193,6 +205,7 @@ fn apply(tune: &TuneArgs, yes: bool, state: &Path, json: bool) -> Result<(), Fai
     } else {
         let _ = writeln!(text, "done; `ctp96 queues restore {}` undoes it", nic.name);
     }
+    let _ = writeln!(text, "{}", cores(&reply));
     print(json, &reply, &text);
     Ok(())
 }

@@ -139,38 +139,52 @@ fn spread(name: &str, now: &Settings, current: u32, queues: u32, plan: &mut Plan
         }
     };
     if is_default(table, queues) || (is_default(table, current) && queues >= current) {
-        // What is the default now stays the default, so the driver spreads over new queues itself.
+        // A driver spreads its own table over new queues itself; `respread` looks afterwards.
         return None;
     }
-    let base = ["ethtool", "-X", name];
     let undo = if is_default(table, current) {
-        Act::command(&[&base[..], &["default"]].concat())
+        Act::command(&["ethtool", "-X", name, "default"])
     } else {
-        match table_form(table) {
-            Some(TableForm::Equal(n)) => {
-                Act::command(&[&base[..], &["equal", &n.to_string()]].concat())
-            }
-            Some(TableForm::Weight(weights)) => {
-                let weights: Vec<_> = weights.iter().map(u32::to_string).collect();
-                let weights: Vec<&str> = weights.iter().map(String::as_str).collect();
-                Act::command(&[&base[..], &["weight"], &weights].concat())
-            }
-            None => {
-                plan.notes.push(
-                    "RSS table: somebody has written one that ethtool cannot write back, so it \
-                     stays"
-                        .into(),
-                );
-                return None;
-            }
-        }
+        let Some(undo) = write_back(name, table) else {
+            plan.notes.push(
+                "RSS table: somebody has written one that ethtool cannot write back, so it stays"
+                    .into(),
+            );
+            return None;
+        };
+        undo
     };
-    let n = queues.to_string();
-    Some(Step {
+    Some(even(name, queues, undo))
+}
+
+/// The step that a table takes which the driver has not spread over all queues by itself.
+pub fn respread(name: &str, now: &Settings, queues: u32) -> Option<Step> {
+    let table = now.rss.known()?;
+    if is_default(table, queues) {
+        return None;
+    }
+    Some(even(name, queues, write_back(name, table)?))
+}
+
+fn even(name: &str, queues: u32, undo: Act) -> Step {
+    Step {
         why: format!("spread arriving lanes evenly over {queues} queues"),
-        run: Act::command(&[&base[..], &["equal", &n]].concat()),
+        run: Act::command(&["ethtool", "-X", name, "equal", &queues.to_string()]),
         undo,
-    })
+    }
+}
+
+/// The command that writes `table`; `None` where ethtool has none.
+fn write_back(name: &str, table: &[u32]) -> Option<Act> {
+    let mut words = vec!["ethtool".to_owned(), "-X".into(), name.into()];
+    match table_form(table)? {
+        TableForm::Equal(n) => words.extend(["equal".to_owned(), n.to_string()]),
+        TableForm::Weight(weights) => {
+            words.push("weight".into());
+            words.extend(weights.iter().map(u32::to_string));
+        }
+    }
+    Some(Act::Command(words))
 }
 
 fn hash_ports(name: &str, now: &Settings, plan: &mut Plan) {

@@ -1,7 +1,7 @@
 //! `queues apply` and `queues restore`: the steps on the host.
 
 use super::journal::{Entry, Identity, Journal, JournalFile, Progress, VERSION};
-use super::plan::{Plan, Step, Wish, place_interrupts};
+use super::plan::{Plan, Step, Wish, place_interrupts, respread};
 use crate::host::line;
 use crate::host::netlink::Link;
 use crate::host::nic::{Settings, read_settings};
@@ -57,9 +57,18 @@ pub fn apply(
     )?;
     let mut result = steps(&mut file, 0, say);
     if result.is_ok() {
-        // The driver may have handed out other interrupts with the new number of queues.
-        let irqs = read_settings(link).irqs;
-        let more = place_interrupts(&irqs, plan.queues, wish, &mut Vec::new());
+        // With the new number of queues the driver may have handed out other interrupts, and has
+        // left an RSS table alone that somebody had written.
+        let now = read_settings(link);
+        let mut more: Vec<Step> = respread(&link.name, &now, plan.queues)
+            .into_iter()
+            .collect();
+        more.extend(place_interrupts(
+            &now.irqs,
+            plan.queues,
+            wish,
+            &mut Vec::new(),
+        ));
         let first = file.journal.entries.len();
         file.journal.entries.extend(more.iter().map(planned));
         result = file.save().and_then(|()| steps(&mut file, first, say));

@@ -106,6 +106,21 @@ fn a_table_that_somebody_wrote_is_written_back_or_left_alone() {
 }
 
 #[test]
+fn a_table_that_the_driver_did_not_spread_is_spread_afterwards() {
+    let mut now = nic();
+    assert_eq!(respread("eth1", &now, 4), None);
+    let step = respread("eth1", &now, 8).expect("four of eight queues are used");
+    assert_eq!(
+        lines(&[step]),
+        [pair("ethtool -X eth1 equal 8", "ethtool -X eth1 equal 4")]
+    );
+    now.rss = Reading::Known(vec![1, 0, 1, 0]);
+    assert_eq!(respread("eth1", &now, 2), None, "not to be written back");
+    now.rss = Reading::unreadable("-");
+    assert_eq!(respread("eth1", &now, 2), None);
+}
+
+#[test]
 fn steering_takes_free_places_from_the_end() {
     let w = Wish {
         port: Some(9696),
