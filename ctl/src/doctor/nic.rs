@@ -93,7 +93,7 @@ fn xdp(nic: &Nic, host: &System) -> Vec<Finding> {
     } else if x.zero_copy {
         Finding::ok(
             "AF_XDP: zero-copy, says the driver",
-            "backend = \"auto\" takes AF_XDP",
+            "backend = \"auto\" takes AF_XDP here, if af_xdp.interface names it",
         )
     } else if x.native && x.redirect {
         Finding::info("AF_XDP: copy mode only, native", copy_effect)

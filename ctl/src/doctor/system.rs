@@ -9,8 +9,9 @@ use ctp96::obs::text::bytes;
 /// What the daemon asks the kernel for, for each of its UDP sockets.
 const RECEIVE_QUEUE: u64 = 32 << 20;
 const SEND_QUEUE: u64 = 8 << 20;
-/// Memory that an AF_XDP socket registers, at the least: 4,096 frames of 4 KiB.
-const UMEM: u64 = 16 << 20;
+/// Memory that AF_XDP registers for each queue at MTU 1500: 4,096 frames to receive into and 1,024
+/// to send, 2 KiB each. At MTU 9000 it is a good four times that.
+const UMEM: u64 = 10 << 20;
 
 /// The findings, section by section.
 pub fn findings(host: &System) -> Vec<Finding> {
@@ -197,12 +198,16 @@ fn rights(host: &System) -> Vec<Finding> {
         ),
         Some(n) if n >= UMEM => Finding::info(
             format!("locked memory is limited to {}", bytes(n)),
-            format!("AF_XDP registers {} or more for each queue", bytes(UMEM)),
+            format!(
+                "AF_XDP registers {} for each queue at MTU 1500, four times that at 9000",
+                bytes(UMEM)
+            ),
         ),
         Some(n) => Finding::warn(
             format!("locked memory is limited to {}", bytes(n)),
             format!(
-                "AF_XDP registers {} or more for each queue: it is refused",
+                "AF_XDP registers {} for each queue at MTU 1500, four times that at 9000: it is \
+                 refused",
                 bytes(UMEM)
             ),
         )
