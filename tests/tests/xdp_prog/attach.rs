@@ -4,11 +4,13 @@ use super::{PORT, options};
 use ctp96::wire::Header;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tests::frames::{frame, symbol};
 use tests::lab::{Host, LINK, Lab, LabConfig, Offloads};
 use tests::require::Requirement::{BpfLoss, Netns, Xdp};
+use tests::xdp::CountingSocket;
 use tests::{loss, require_or_skip};
 use xdp_prog::{AttachError, AttachMode, Hook, Options, Program};
 
@@ -311,6 +313,47 @@ fn two_interfaces_count_apart_and_each_packet_once() {
         }
         drop(right);
         assert!(left.is_attached() && program_id(&lab.right).is_none());
+    }
+}
+
+#[test]
+fn good_frames_reach_the_socket_of_their_queue_and_others_the_kernel() {
+    require_or_skip!(Netns, Xdp);
+    // The peer has no XDP program: receiving needs nothing there.
+    for mode in [AttachMode::Native, AttachMode::Generic] {
+        let lab = lab(1500);
+        let mut program = attach(&lab.left, &with_mode(mode));
+        let index = program.ifindex();
+        let xdp = lab.left.run(|| CountingSocket::bound(index, 0));
+        let xdp = xdp.unwrap().unwrap();
+        program.set_socket(0, xdp.as_fd()).unwrap();
+        let good = frame(symbol(3, 8, 7, 1344));
+        for (i, to) in lab.left.addrs().into_iter().enumerate() {
+            ping(&lab, to);
+            let before = xdp.frames().unwrap();
+            let kernel = socket(&lab.left, to, PORT);
+            let sender = socket(&lab.right, lab.right.addrs()[i], 0);
+            for _ in 0..20 {
+                sender.send_to(&good, kernel.local_addr().unwrap()).unwrap();
+            }
+            // Behind the others on the wire, and not for the socket: tells that they are through.
+            other_port(&lab, to);
+            assert_eq!(xdp.frames().unwrap() - before, 20, "{mode} {to}");
+            assert_eq!(program.verdicts().unwrap().redirected, 20 * (i as u64 + 1));
+            program.clear_socket(0);
+            assert!(arrives(&sender, &kernel, &good), "{mode} {to}");
+            program.set_socket(0, xdp.as_fd()).unwrap();
+        }
+        // A socket that is closed, by whatever end of its owner, leaves the queue to the kernel.
+        drop(xdp);
+        let to = lab.left.v4().into();
+        let kernel = socket(&lab.left, to, PORT);
+        let sender = socket(&lab.right, lab.right.v4().into(), 0);
+        assert!(arrives(&sender, &kernel, &good), "{mode}");
+        let verdicts = program.verdicts().unwrap();
+        assert_eq!((verdicts.redirected, verdicts.no_socket), (40, 3));
+        assert!(program.set_socket(4000, std::io::stdin().as_fd()).is_err());
+        assert!(program.set_socket(0, std::io::stdin().as_fd()).is_err());
     }
 }
 
