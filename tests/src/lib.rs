@@ -4,11 +4,14 @@
 //! - [`loss`]: random frame loss on that pair, made by a tc-bpf program.
 //! - [`node`]: the daemon and the command-line program on a host of the lab.
 //! - [`require`]: what a test needs from the machine, and what happens where it is missing.
+//! - [`frames`]: valid frames, from which the tests of parsers start.
 //! - [`fuzz`]: a deterministic mutation fuzzer for stable Rust.
 //! - [`rig`]: two lane cores on one thread in virtual time, joined by any backend.
+//! - [`xdp`]: packets, and what the XDP program must decide about them.
 //! - [`rooms`]: the import rule of the library's modules.
 #![deny(missing_docs)]
 
+pub mod frames;
 pub mod fuzz;
 pub mod lab;
 pub mod loss;
@@ -16,3 +19,4 @@ pub mod node;
 pub mod require;
 pub mod rig;
 pub mod rooms;
+pub mod xdp;

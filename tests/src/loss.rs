@@ -91,13 +91,11 @@ impl Host {
     }
 }
 
-/// Compiles the loss program for `probability` and returns the object file, which is kept in
-/// `target/bpf` and reused.
+/// Compiles the loss program for `probability` and returns the object file.
 ///
 /// # Errors
 /// clang or the headers are missing, or `probability` is not in 0..=1.
 pub fn compile(probability: f64) -> Result<PathBuf, LabError> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
     if !(0.0..=1.0).contains(&probability) {
         return Err(LabError::new(format!(
             "a loss of {probability} is not a probability"
@@ -105,12 +103,23 @@ pub fn compile(probability: f64) -> Result<PathBuf, LabError> {
     }
     // 1.0 maps to 2^32 - 1: one frame in four billion would still pass.
     let below = (probability * 4_294_967_296.0).min(f64::from(u32::MAX)) as u32;
+    let stem = format!("loss-{below:08x}");
+    compile_bpf(&stem, SOURCE, &[format!("-DDROP_BELOW={below}u")])
+}
+
+/// Compiles a BPF program in C and returns the object file, which is kept in `target/bpf` and
+/// reused. Different `flags` want different names (`stem`).
+///
+/// # Errors
+/// clang or the headers are missing, or the program does not compile.
+pub fn compile_bpf(stem: &str, text: &str, flags: &[String]) -> Result<PathBuf, LabError> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let dir = cache_dir();
     let io = |e: std::io::Error| LabError::new(format!("{}: {e}", dir.display()));
     std::fs::create_dir_all(&dir).map_err(io)?;
     // The name carries the source's digest, so an edited program is compiled anew.
-    let version = &blake3::hash(SOURCE.as_bytes()).to_hex()[..16];
-    let object = dir.join(format!("loss-{version}-{below:08x}.o"));
+    let version = &blake3::hash(text.as_bytes()).to_hex()[..16];
+    let object = dir.join(format!("{stem}-{version}.o"));
     if object.exists() {
         return Ok(object);
     }
@@ -122,7 +131,7 @@ pub fn compile(probability: f64) -> Result<PathBuf, LabError> {
     );
     let source = dir.join(format!("{own}.c"));
     let fresh = dir.join(format!("{own}.o"));
-    std::fs::write(&source, SOURCE).map_err(io)?;
+    std::fs::write(&source, text).map_err(io)?;
     let mut clang = Command::new("clang");
     clang.args(["-O2", "-g", "-Wall", "-Werror", "-target", "bpf"]);
     // asm/types.h of the host architecture, which the bpf target does not look for.
@@ -131,7 +140,7 @@ pub fn compile(probability: f64) -> Result<PathBuf, LabError> {
         std::env::consts::ARCH
     ));
     clang
-        .arg(format!("-DDROP_BELOW={below}u"))
+        .args(flags)
         .arg("-c")
         .arg(&source)
         .arg("-o")

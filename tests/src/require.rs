@@ -20,6 +20,8 @@ pub enum Requirement {
     Ethtool,
     /// clang with the BPF target, libbpf's headers and `tc`, for [`crate::loss`].
     BpfLoss,
+    /// The right to load XDP programs, and a kernel for this one.
+    Xdp,
 }
 
 impl Requirement {
@@ -28,12 +30,14 @@ impl Requirement {
         static NETNS: OnceLock<Option<String>> = OnceLock::new();
         static ETHTOOL: OnceLock<Option<String>> = OnceLock::new();
         static LOSS: OnceLock<Option<String>> = OnceLock::new();
+        static XDP: OnceLock<Option<String>> = OnceLock::new();
         match self {
             Self::Netns => NETNS.get_or_init(netns_missing).clone(),
             Self::Ethtool => ETHTOOL
                 .get_or_init(|| tool_missing("ethtool", "--version"))
                 .clone(),
             Self::BpfLoss => LOSS.get_or_init(loss_missing).clone(),
+            Self::Xdp => XDP.get_or_init(xdp_missing).clone(),
         }
     }
 }
@@ -105,6 +109,19 @@ fn netns_missing() -> Option<String> {
 
 fn loss_missing() -> Option<String> {
     tool_missing("tc", "-V").or_else(|| crate::loss::compile(0.5).err().map(|e| e.to_string()))
+}
+
+fn xdp_missing() -> Option<String> {
+    use xdp_prog::AttachError::{Kernel, Permission};
+    let options = xdp_prog::Options {
+        ports: vec![1],
+        ..xdp_prog::Options::default()
+    };
+    match xdp_prog::Loaded::new(&options) {
+        // Any other failure is one of the program or its loader, and the test must show it.
+        Err(e @ (Permission(_) | Kernel(_))) => Some(e.to_string()),
+        _ => None,
+    }
 }
 
 fn effective_capabilities() -> Option<u64> {

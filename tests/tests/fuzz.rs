@@ -7,42 +7,13 @@ use ctp96::control::config::{Config, EXAMPLE};
 use ctp96::crypto::identity::{Identity, PublicKey};
 use ctp96::crypto::noise;
 use ctp96::wire::handshake::{self, Accept, Attestation, Params, Proposal};
-use ctp96::wire::{Ack, FrameKind, Header, Message, Report, control};
+use ctp96::wire::{Ack, Header, Message, Report, control};
+use tests::frames;
 use tests::fuzz::{DEFAULT_SEED, Plan, fuzz, fuzz_with, run};
-
-/// A frame: the header and as many bytes after it as the header says.
-fn frame(header: Header) -> Vec<u8> {
-    let mut bytes = vec![0x5a; header.frame_len()];
-    header.encode(bytes.first_chunk_mut().unwrap());
-    bytes
-}
-
-fn symbol(symbol: u8, k: u8, slot: u64, len: u16) -> Header {
-    Header {
-        kind: FrameKind::Symbol,
-        epoch: 2,
-        lane: 5,
-        symbol,
-        session: 0x0102_0304,
-        pn: 77,
-        slot: slot as u32,
-        k,
-        class: (slot % 96) as u8,
-        len,
-    }
-}
 
 #[test]
 fn frame_headers() {
-    let corpus = [
-        frame(symbol(0, 64, 95, 1408)),
-        frame(symbol(95, 64, 96, 64)),
-        frame(symbol(32, 1, 1 << 20, 8896)),
-        frame(Header::control(9, 127, 1, 100)),
-        frame(Header::handshake(FrameKind::Offer, 0, 400)),
-        frame(Header::handshake(FrameKind::Accept, 3, 64)),
-    ];
-    fuzz("frame header", &corpus, |input| {
+    fuzz("frame header", &frames::corpus(), |input| {
         let Ok(header) = Header::parse(input) else {
             return false;
         };
