@@ -110,9 +110,13 @@ pub struct Burst {
     segment: u32,
     pub(super) index: u16,
     ecn: u8,
+    queue: u16,
     pub(super) owner: u32,
     from: SocketAddr,
 }
+
+/// [`Burst::queue`] of a burst that came through a socket.
+const NO_QUEUE: u16 = u16::MAX;
 
 // SAFETY: a burst has its bytes for itself, wherever it is moved.
 unsafe impl Send for Burst {}
@@ -140,9 +144,21 @@ impl Burst {
             segment: segment as u32,
             index,
             ecn,
+            queue: NO_QUEUE,
             owner,
             from,
         }
+    }
+
+    /// Notes the receive queue of the network device that it came in on.
+    pub(super) fn on_queue(mut self, queue: u16) -> Burst {
+        self.queue = queue;
+        self
+    }
+
+    /// Receive queue of the network device that it came in on, where the backend knows.
+    pub fn queue(&self) -> Option<u16> {
+        Some(self.queue).filter(|&q| q != NO_QUEUE)
     }
 
     /// Who sent it. An IPv4 peer is always shown as IPv4, whatever kind of socket heard it.

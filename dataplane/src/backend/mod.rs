@@ -67,6 +67,20 @@ pub trait Backend {
     /// are the ones that leave in one piece.
     fn claim(&mut self, to: &SocketAddr, len: usize) -> Option<TxFrame>;
 
+    /// As [`Backend::claim`], for a lane that steers its frames: 0 sends from the backend's own
+    /// port, every other flow from another one, so that the peer's network device may put it on
+    /// another queue. A backend that has no such choice sends them all alike.
+    #[inline]
+    fn claim_flow(&mut self, to: &SocketAddr, flow: u16, len: usize) -> Option<TxFrame> {
+        let _ = flow;
+        self.claim(to, len)
+    }
+
+    /// Receive queue of the network device that this backend reads; `None` for sockets.
+    fn queue(&self) -> Option<u16> {
+        None
+    }
+
     /// Takes a filled frame; it leaves with the next flush. A frame still claimed at that time
     /// holds back the ones claimed after it.
     fn commit(&mut self, frame: TxFrame);

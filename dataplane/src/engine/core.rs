@@ -219,11 +219,13 @@ impl<B: Backend> Core<B> {
             hists: &self.stats.hists,
             fec: &self.fec,
             ce: false,
+            queue: None,
             scratch: &mut self.scratch,
         };
         for mut burst in self.bursts.drain(..) {
             let from = burst.from();
             ctx.ce = burst.ecn() == ECN_CE;
+            ctx.queue = burst.queue();
             for frame in burst.segments_mut() {
                 self.stats.counters.add(Counter::RxFrames, 1);
                 self.stats

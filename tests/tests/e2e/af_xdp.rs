@@ -2,6 +2,7 @@
 //! beside it.
 
 use super::*;
+use serde_json::json;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use tests::lab::{Host, LINK};
 use tests::require::Requirement::Xdp;
@@ -40,10 +41,15 @@ impl Case {
     }
 
     fn nodes<'a>(&self, lab: &'a Lab, dir: &Path) -> [Node<'a>; 2] {
+        self.nodes_with(lab, dir, [self.queues as usize; 2])
+    }
+
+    /// With so many cores, each on a queue of its own.
+    fn nodes_with<'a>(&self, lab: &'a Lab, dir: &Path, count: [usize; 2]) -> [Node<'a>; 2] {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         // As many different CPUs as queues; a host with one CPU has one queue's worth of cores.
         let cores = |first: usize| -> Vec<usize> {
-            let all = (0..self.queues as usize).map(|i| (first + i) % cpus);
+            let all = (0..count[first]).map(|i| (first + i) % cpus);
             all.collect()
         };
         let extra = format!(
@@ -222,6 +228,18 @@ fn both_ways_over(case: Case) {
     assert_balanced(&nodes);
     assert_no_frame_unaccounted(&nodes[0], &nodes[1], &format!("{what}, left to right"));
     assert_no_frame_unaccounted(&nodes[1], &nodes[0], &format!("{what}, right to left"));
+    // As many queues on one side as on the other: every lane reaches the queue of its core.
+    for node in &nodes {
+        for lane in lanes(node) {
+            let home = lane["core"].clone();
+            assert_eq!(lane["peer_queue"], json!([home, home]), "{what}: {lane}");
+            assert_eq!(
+                (&lane["queue"], &lane["flow"]),
+                (&home, &json!(0)),
+                "{what}: {lane}"
+            );
+        }
+    }
     // However a daemon ends, the interface is as it was.
     nodes.iter_mut().for_each(Node::kill);
     assert!(!lab.hosts().into_iter().any(has_program), "{what}");
@@ -253,6 +271,46 @@ cases! {
     mtu_9000_native_two_queues_ipv4: 9000 "native" 2 false;
     mtu_9000_generic_one_queue_ipv4: 9000 "generic" 1 false;
     mtu_9000_generic_two_queues_ipv6: 9000 "generic" 2 true;
+}
+
+/// The lanes of a node, as `ctp96 lanes --json` gives them.
+fn lanes(node: &Node) -> Vec<Value> {
+    let reply = node.ask(r#"{"op":"lanes"}"#).expect("the daemon answers");
+    let lanes = reply["lanes"].as_array().expect("a list").clone();
+    assert!(!lanes.is_empty());
+    lanes
+}
+
+/// A pair of veth interfaces puts frames on the queue that has the sender's number, whatever their
+/// ports: from one queue no port reaches the second. The lane is reported as astray, other ports
+/// are tried, and its frames arrive all the same, from core to core.
+#[test]
+fn a_lane_astray_is_reported_and_steered_and_loses_nothing() {
+    require_or_skip!(Netns, Ethtool, Xdp);
+    let _alone = alone();
+    let size = mib("CTP96_E2E_XDP_MIB", 64);
+    let dir = TempDir::new("xdp-astray");
+    let case = Case {
+        mtu: 1500,
+        mode: "native",
+        queues: 2,
+        v6: false,
+    };
+    let lab = case.lab();
+    let mut nodes = case.nodes_with(&lab, dir.path(), [1, 2]);
+    let source = dir.path().join("from-a");
+    make_files(&source, 1, size);
+    let outcome = send_folder(&nodes[0], &source).finish();
+    assert_done(&outcome);
+    assert_eq!(hashes(&source), hashes(&nodes[1].inbox()));
+    let [home, astray] = <[Value; 2]>::try_from(lanes(&nodes[0])).expect("two lanes");
+    assert_eq!(home["peer_queue"], json!([0, 0]), "{home}");
+    assert_eq!(home["flows_tried"], json!(0), "{home}");
+    assert_eq!(astray["peer_queue"], json!([0, 1]), "{astray}");
+    assert!(astray["flows_tried"].as_u64() >= Some(1), "{astray}");
+    assert!(nodes[1].counter("rx_misdirected") > 1000);
+    assert_balanced(&nodes);
+    nodes.iter_mut().for_each(Node::kill);
 }
 
 const NODE: &str = "backend = \"af_xdp\"";

@@ -18,6 +18,8 @@ const DEPTH: usize = 512;
 pub(super) struct Parcel {
     pub(super) from: SocketAddr,
     pub(super) ecn: u8,
+    /// Queue that it came in on.
+    pub(super) queue: u16,
     len: usize,
     buf: Box<[u8]>,
 }
@@ -28,11 +30,13 @@ impl Parcel {
     }
 }
 
+type Ends<T> = (Sender<T>, Receiver<T>);
+
 /// Where other cores put frames for this one. Its buffers circulate: nothing is allocated later.
 pub(super) struct Inlet {
     pub(super) port: u16,
-    full: (Sender<Parcel>, Receiver<Parcel>),
-    empty: (Sender<Box<[u8]>>, Receiver<Box<[u8]>>),
+    full: Ends<Parcel>,
+    empty: Ends<Box<[u8]>>,
     core: Arc<Wakeup>,
 }
 
@@ -52,7 +56,7 @@ impl Inlet {
     }
 
     /// Copies a frame in; `false` when it is lost for want of room.
-    pub(super) fn put(&self, payload: &[u8], from: SocketAddr, ecn: u8) -> bool {
+    pub(super) fn put(&self, payload: &[u8], (from, ecn): (SocketAddr, u8), queue: u16) -> bool {
         if payload.len() > MAX_FRAME_LEN {
             return false;
         }
@@ -63,6 +67,7 @@ impl Inlet {
         let parcel = Parcel {
             from,
             ecn,
+            queue,
             len: payload.len(),
             buf,
         };
@@ -98,16 +103,17 @@ mod tests {
         let from = ([10, 0, 0, 1], 2).into();
         for round in 0..3 {
             for i in 0..DEPTH {
-                assert!(inlet.put(&[i as u8; 100], from, 1), "{round}");
+                assert!(inlet.put(&[i as u8; 100], (from, 1), 7), "{round}");
             }
-            assert!(!inlet.put(&[0; 100], from, 0));
+            assert!(!inlet.put(&[0; 100], (from, 0), 7));
             for i in 0..DEPTH {
                 let p = inlet.take().expect("as many as were put");
                 assert_eq!((p.payload(), p.from, p.ecn), (&[i as u8; 100][..], from, 1));
+                assert_eq!(p.queue, 7);
                 inlet.give_back(p);
             }
             assert!(inlet.is_empty() && inlet.take().is_none());
         }
-        assert!(!inlet.put(&vec![0; MAX_FRAME_LEN + 1], from, 0));
+        assert!(!inlet.put(&vec![0; MAX_FRAME_LEN + 1], (from, 0), 7));
     }
 }

@@ -103,6 +103,7 @@ impl AfXdp {
         let (at, len) = (datagram.payload.start, datagram.payload.len());
         if datagram.to.port() == self.local.port() {
             let burst = self.rx.lend(place, (at, len), datagram.from, datagram.ecn);
+            let burst = burst.on_queue(self.queue as u16);
             self.stats.rx_direct += 1;
             self.count(&burst);
             out.push(burst);
@@ -115,7 +116,8 @@ impl AfXdp {
         match to {
             Some(core) => {
                 let payload = &bytes[datagram.payload.clone()];
-                if self.inlets[core].put(payload, datagram.from, datagram.ecn) {
+                let of = (datagram.from, datagram.ecn);
+                if self.inlets[core].put(payload, of, self.queue as u16) {
                     self.stats.rx_misdirected += 1;
                     self.given |= 1 << core;
                 } else {
@@ -176,6 +178,7 @@ impl AfXdp {
                 Some(place) => {
                     let shape = (0, place.len);
                     let burst = self.rx.lend(place, shape, parcel.from, parcel.ecn);
+                    let burst = burst.on_queue(parcel.queue);
                     self.count(&burst);
                     out.push(burst);
                 }
@@ -231,9 +234,18 @@ impl Backend for AfXdp {
 
     #[inline]
     fn claim(&mut self, to: &SocketAddr, len: usize) -> Option<TxFrame> {
+        self.claim_flow(to, 0, len)
+    }
+
+    fn queue(&self) -> Option<u16> {
+        Some(self.queue as u16)
+    }
+
+    #[inline]
+    fn claim_flow(&mut self, to: &SocketAddr, flow: u16, len: usize) -> Option<TxFrame> {
         let room = self.tx.room();
         let shared = &self.nic.shared;
-        match self.paths.get(to, |ip| shared.ask(ip)) {
+        match self.paths.get(to, flow, &shared.hops, |ip| shared.ask(ip)) {
             Some((path, direct)) if len <= direct.max_len && len <= room => {
                 if let Some(frame) = self.tx.claim(len, path) {
                     return Some(frame);
