@@ -262,7 +262,7 @@ fn a_receiver_killed_at_half_resumes_over_af_xdp() {
     require_or_skip!(Netns, Xdp);
     let _alone = alone();
     let size = 2 * mib("CTP96_E2E_XDP_MIB", 64);
-    killed_at_half("receiver killed over AF_XDP", 1, size, NODE);
+    killed_at_half("receiver killed over AF_XDP", 1, size, "20MB", NODE);
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_sender_killed_at_half_resumes_over_af_xdp() {
     require_or_skip!(Netns, Xdp);
     let _alone = alone();
     let size = 2 * mib("CTP96_E2E_XDP_MIB", 64);
-    killed_at_half("sender killed over AF_XDP", 0, size, NODE);
+    killed_at_half("sender killed over AF_XDP", 0, size, "20MB", NODE);
 }
 
 #[test]
