@@ -41,6 +41,9 @@ enum Command {
             default_value = "auto:fast:aes-256-gcm,auto:fast:aegis-256x2"
         )]
         ctp: Vec<String>,
+        /// Leave TCP and TLS out: quicker, but with nothing to compare with.
+        #[arg(long)]
+        alone: bool,
         #[command(flatten)]
         link: Link,
     },
@@ -188,7 +191,10 @@ fn main() -> ExitCode {
             },
             json,
         ),
-        Command::Transfer { ctp, link } => compare(&link, &["cubic".to_owned()], &ctp),
+        Command::Transfer { ctp, alone, link } => {
+            let reference = ["cubic".to_owned()];
+            compare(&link, if alone { &[] } else { &reference }, &ctp)
+        }
         Command::Baseline { congestion, link } => compare(&link, &congestion, &[]),
     };
     match done {
@@ -205,6 +211,9 @@ type Contenders = Vec<Box<dyn Contender>>;
 
 /// The rows of a comparison over TCP's `congestion` controls, the first of which is the reference.
 fn baselines(congestion: &[String]) -> Result<(Contenders, Vec<String>)> {
+    if congestion.is_empty() {
+        return Ok((Contenders::new(), Vec::new()));
+    }
     let offered = tcp::available();
     let (provider, rates) = tls::calibrate()?;
     let credentials = tls::Credentials::new(provider)?;

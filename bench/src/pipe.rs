@@ -81,6 +81,7 @@ impl Report {
     pub fn table(&self) -> String {
         let mut out = self.host.lines();
         let p = &self.plan;
+        out.push('\n');
         let _ = writeln!(
             out,
             "{} a run, median of {}, verification {}, seal on CPU {}, open on CPU {}, no kernel \

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 /// Where the daemon's example configuration puts its control socket.
 const DEFAULT_SOCKET: &str = "/run/ctp96/control.sock";
+/// Where the daemon keeps its state by default, and `queues` its journal.
+const DEFAULT_STATE: &str = "/var/lib/ctp96";
 
 /// Sends files through the CTP-96 daemon of this host, and shows what it does.
 #[derive(Debug, Parser)]
@@ -24,6 +26,8 @@ Examples:
                                              measure: no disk at either end
   ctp96 hist                                 latencies and stage times
   ctp96 counters --check                     do the books balance?
+  ctp96 doctor                               what this host can do, what stands in the way
+  ctp96 queues plan eth1 --port 9696         a NIC queue for each lane core
 
 Exit status: 0 done, 1 failed, 2 bad usage, 3 the daemon cannot be reached."
 )]
@@ -114,6 +118,99 @@ Examples:
     },
     /// Stop the daemon in order: sessions closed, journals written
     Stop,
+    /// Say what this host can do, what stands in the way, and what to do about it (needs no daemon)
+    #[command(after_help = "\
+Looks at kernel, rights, packet paths, memory, CPU and network interfaces. It changes nothing; to
+see whether the kernel lets AF_XDP and io_uring be used it opens each once and closes it at once.
+Run it as the user that the daemon runs as: rights are those of this process.
+
+  ok    as it should be
+  -     a fact to know
+  warn  works, with the loss that it names
+  BAD   a packet path is closed, or nothing can pass
+
+Exit status: 0 if nothing is BAD, 1 if something is or the host cannot be looked at, 2 bad usage.
+
+Examples:
+  ctp96 doctor                       the host, and every interface that is up
+  ctp96 doctor --interface eth1      the host and one interface
+  ctp96 --json doctor | jq -r '.findings[] | select(.fix) | .fix'")]
+    Doctor {
+        /// Interface to look at; may be repeated [default: every one that is up, but loopback]
+        #[arg(long, value_name = "NAME")]
+        interface: Vec<String>,
+    },
+    /// Give each lane core a queue of the NIC, and take it back (needs no daemon)
+    Queues {
+        #[command(subcommand)]
+        command: QueuesCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QueuesCommand {
+    /// Show queues, RSS, steering rules, moderation, offloads and interrupts of an interface
+    Show {
+        /// Interface
+        interface: String,
+    },
+    /// Print the commands that apply would run, each with its inverse; change nothing
+    Plan {
+        #[command(flatten)]
+        tune: TuneArgs,
+    },
+    /// Run the commands, after writing down how to undo them
+    #[command(after_help = "\
+Each command is printed before it runs. If one fails, those before it are undone. What was changed
+is in a journal on disk before it is changed, so `ctp96 queues restore` undoes it after a crash as
+well. No interface but the named one is touched.
+
+Examples:
+  ctp96 queues apply eth1 --port 9696            a queue, its interrupt and its port per lane core
+  ctp96 queues apply eth1 --queues 8 --cpus 8-15
+  ctp96 queues apply eth1 --set rx-gro-hw=off")]
+    Apply {
+        #[command(flatten)]
+        tune: TuneArgs,
+        /// Change the interface although a default route leads through it
+        #[arg(long)]
+        yes_default_route: bool,
+        /// Directory of the journal
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+        state: PathBuf,
+    },
+    /// Undo what apply did, and check that everything is as it was before
+    Restore {
+        /// Interface
+        interface: String,
+        /// Directory of the journal
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+        state: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    /// Interface; no other one is touched
+    pub interface: String,
+    /// Number of queues [default: one for each CPU, as many as the interface has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub queues: Option<u32>,
+    /// CPUs of the lane cores in order, such as 0-3,8 [default: those near the interface first]
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<String>,
+    /// UDP port of lane core 0 (node.port): steer it to queue 0, the next one to queue 1, ..
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Interrupt at the latest so many microseconds after a frame [default: leave it]
+    #[arg(long, value_name = "N")]
+    pub rx_usecs: Option<u32>,
+    /// Leave interrupts on the CPUs that they come to now
+    #[arg(long)]
+    pub keep_interrupts: bool,
+    /// Switch an offload, by the name that `queues show` uses; may be repeated
+    #[arg(long, value_name = "NAME=on|off", value_parser = crate::queues::parse_switch)]
+    pub set: Vec<(String, bool)>,
 }
 
 #[derive(Debug, Subcommand)]

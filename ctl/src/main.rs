@@ -1,9 +1,12 @@
 //! `ctp96`: the command for the CTP-96 daemon of this host.
 
 mod cli;
+mod doctor;
+mod host;
 mod keys;
 mod out;
 mod progress;
+mod queues;
 mod send;
 mod show;
 mod summary;
@@ -54,6 +57,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             format!("cancelled {id}\n")
         }),
         Command::Receipt { command } => keys::receipt(command, cli.json),
+        Command::Doctor { interface } => doctor::run(interface, cli.json),
+        Command::Queues { command } => queues::run(command, cli.json),
         Command::Stop => report(cli, &Request::Stop, |_: &DoneReply| "stopping\n".to_owned()),
     }
 }

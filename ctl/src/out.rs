@@ -13,13 +13,15 @@ pub enum Failure {
     Usage(String),
     /// There is no daemon to ask.
     Unreachable(String),
+    /// What was printed already says what is wrong.
+    Reported,
 }
 
 impl Failure {
     /// The exit status, as the help text documents it.
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Failure::Failed(_) => 1,
+            Failure::Failed(_) | Failure::Reported => 1,
             Failure::Usage(_) => 2,
             Failure::Unreachable(_) => 3,
         })
@@ -29,6 +31,7 @@ impl Failure {
     pub fn text(&self) -> &str {
         match self {
             Failure::Failed(t) | Failure::Usage(t) | Failure::Unreachable(t) => t,
+            Failure::Reported => "",
         }
     }
 }
@@ -62,6 +65,9 @@ pub fn note(text: &str) {
 
 /// Says why the command failed: for people on standard error, with `--json` also as an object.
 pub fn complain(f: &Failure, as_json: bool) {
+    if matches!(f, Failure::Reported) {
+        return;
+    }
     if as_json {
         json(&serde_json::json!({ "ok": false, "error": f.text() }));
     }

@@ -58,7 +58,8 @@ fn help_teaches() {
         assert!(out(&o).contains(want), "{want}: {}", out(&o));
     }
     for sub in [
-        "send", "counters", "status", "peers", "lanes", "hist", "jobs", "cancel", "stop",
+        "send", "counters", "status", "peers", "lanes", "hist", "jobs", "cancel", "stop", "doctor",
+        "queues",
     ] {
         let o = ctp96(&[sub, "--help"]);
         assert_eq!(code(&o), 0, "{sub}");
@@ -86,6 +87,11 @@ fn mistakes_exit_with_2() {
             "archive:dir",
         ],
         &["cancel", "first"],
+        &["queues"],
+        &["queues", "apply"],
+        &["queues", "plan", "lo", "--port", "0"],
+        &["queues", "plan", "lo", "--set", "rx-gro"],
+        &["queues", "plan", "lo", "--cpus", "3-1"],
     ] {
         let o = ctp96(args);
         assert_eq!(code(&o), 2, "{args:?}: {}", err(&o));

@@ -3,7 +3,7 @@
 
 use ctp96::wire::{Header, ParseError};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// EtherTypes that the packets of these tests have.
 pub mod ethertype {
@@ -202,32 +202,124 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// An AF_XDP socket with a receive ring, bound to nothing: enough for the program's socket map.
-///
-/// # Errors
-/// The kernel has no AF_XDP, or does not allow it.
-pub fn unbound_socket() -> io::Result<OwnedFd> {
-    // SAFETY: socket takes three integers and returns a descriptor or -1.
-    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns or closes it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let entries = 64u32;
-    // SAFETY: the descriptor is open and the option value is a live u32 of the length given.
-    let rc = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_XDP,
-            libc::XDP_RX_RING,
-            (&raw const entries).cast(),
-            size_of::<u32>() as libc::socklen_t,
-        )
-    };
-    if rc == 0 {
+/// An AF_XDP socket with a receive ring, and no buffers to receive into: the kernel counts each frame
+/// that it would have delivered.
+#[derive(Debug)]
+pub struct CountingSocket {
+    fd: OwnedFd,
+    // Registered with the socket for as long as it is open.
+    _umem: Option<Box<Umem>>,
+}
+
+impl CountingSocket {
+    /// A socket bound to nothing: enough for the program's socket map.
+    ///
+    /// # Errors
+    /// The kernel has no AF_XDP, or does not allow it.
+    pub fn unbound() -> io::Result<Self> {
+        // SAFETY: socket takes three integers and returns a descriptor or -1.
+        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us; nobody else owns or closes it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut socket = Self { fd, _umem: None };
+        socket.set(libc::XDP_RX_RING, &RING_ENTRIES)?;
         Ok(socket)
+    }
+
+    /// A socket bound to one queue of an interface, in copy mode.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn bound(ifindex: u32, queue: u32) -> io::Result<Self> {
+        let mut socket = Self::unbound()?;
+        let mut umem = Box::new(Umem([0; UMEM_LEN]));
+        // SAFETY: every bit pattern of this struct of integers is valid.
+        let mut reg: libc::xdp_umem_reg = unsafe { std::mem::zeroed() };
+        reg.addr = umem.0.as_mut_ptr().expose_provenance() as u64;
+        reg.len = UMEM_LEN as u64;
+        reg.chunk_size = 4096;
+        socket.set(libc::XDP_UMEM_REG, &reg)?;
+        socket._umem = Some(umem);
+        socket.set(libc::XDP_UMEM_FILL_RING, &RING_ENTRIES)?;
+        socket.set(libc::XDP_UMEM_COMPLETION_RING, &RING_ENTRIES)?;
+        // SAFETY: as above.
+        let mut address: libc::sockaddr_xdp = unsafe { std::mem::zeroed() };
+        address.sxdp_family = libc::AF_XDP as u16;
+        address.sxdp_flags = libc::XDP_COPY;
+        address.sxdp_ifindex = ifindex;
+        address.sxdp_queue_id = queue;
+        // SAFETY: the descriptor is open and the address is a live sockaddr_xdp of the length given.
+        let rc = unsafe {
+            libc::bind(
+                socket.fd.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_xdp>() as libc::socklen_t,
+            )
+        };
+        ok(rc)?;
+        Ok(socket)
+    }
+
+    /// Frames that the kernel had no buffer for, which is all that came.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn frames(&self) -> io::Result<u64> {
+        // SAFETY: every bit pattern of this struct of integers is valid.
+        let mut statistics: libc::xdp_statistics = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::xdp_statistics>() as libc::socklen_t;
+        // SAFETY: the descriptor is open, and the pointers are to a live struct and its length.
+        let rc = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_XDP,
+                libc::XDP_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut len,
+            )
+        };
+        ok(rc)?;
+        Ok(statistics.rx_fill_ring_empty_descs)
+    }
+
+    fn set<T>(&mut self, option: i32, value: &T) -> io::Result<()> {
+        // SAFETY: the descriptor is open and the value is live and of the length given. The one value
+        // that holds an address, XDP_UMEM_REG, holds that of memory which the socket owns
+        // and whose pages the kernel pins.
+        let rc = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_XDP,
+                option,
+                std::ptr::from_ref(value).cast(),
+                size_of::<T>() as libc::socklen_t,
+            )
+        };
+        ok(rc)
+    }
+}
+
+impl AsFd for CountingSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+const RING_ENTRIES: u32 = 64;
+const UMEM_LEN: usize = 16 * 4096;
+
+fn ok(rc: i32) -> io::Result<()> {
+    if rc == 0 {
+        Ok(())
     } else {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Memory for frames, in whole pages as the kernel wants it.
+#[derive(Debug)]
+#[repr(align(4096))]
+struct Umem([u8; UMEM_LEN]);

@@ -3,6 +3,7 @@
 use super::error::{Closed, SendError};
 use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{MAX_MESSAGE_LEN, SLOT_PREAMBLE_LEN, WINDOW_SLOTS};
+use crate::base::seq::class;
 use crate::codec::{Compressor, Policy};
 use crate::mem::SlotBuf;
 use crate::obs::{Counter, Hist, ThreadStats};
@@ -15,6 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+/// Bytes that may wait for their first transmission before the application has to wait. Deeper
+/// queues gain nothing (the path is full either way) and cost the cache: slots would be sealed
+/// after they have left it. Two slots may wait whatever their size, so that the core never starves.
+const BACKLOG_BYTES: usize = 512 << 10;
 /// Records up to this many bytes share a slot with others; larger messages get slots of their own.
 const RECORD_MAX: usize = 16 << 10;
 
@@ -36,6 +41,11 @@ pub struct LaneSender {
     compressor: Compressor,
     /// Bytes of records in slot `next`, which is open in the window; 0 when there is none.
     open: usize,
+    /// Slots that the core has begun to send, as far as seen here.
+    begun: u64,
+    /// Bytes of the slots from `begun` on, in all and by class.
+    backlog: usize,
+    sizes: [u32; WINDOW_SLOTS],
     shared: Arc<LaneShared>,
     status: Arc<Mutex<LaneStatus>>,
     stats: Arc<ThreadStats>,
@@ -61,6 +71,9 @@ impl LaneSender {
             level: ends.level,
             compressor: Compressor::new(policy),
             open: 0,
+            begun: 0,
+            backlog: 0,
+            sizes: [0; WINDOW_SLOTS],
             shared: ends.shared.clone(),
             status: ends.status.clone(),
             stats,
@@ -124,9 +137,37 @@ impl LaneSender {
         Ok(())
     }
 
-    /// A slot of the arena to write into, or `WouldBlock` when the window is full.
+    /// As `room`, and few enough bytes wait for the wire.
+    fn room_and_rest(&mut self) -> Result<(), SendError> {
+        self.room()?;
+        let begun = self.shared.begun.load(Ordering::Acquire).min(self.next);
+        while self.begun < begun {
+            self.backlog -= self.sizes[class(self.begun, WINDOW_SLOTS)] as usize;
+            self.begun += 1;
+        }
+        if self.backlog >= BACKLOG_BYTES && self.next - self.begun >= 2 {
+            return Err(SendError::WouldBlock);
+        }
+        Ok(())
+    }
+
+    /// Notes a slot that was handed over.
+    fn queued(&mut self, bytes: usize) {
+        self.sizes[class(self.next, WINDOW_SLOTS)] = bytes as u32;
+        self.backlog += bytes;
+        self.next += 1;
+    }
+
+    /// A slot of the arena to write into, or `WouldBlock` when the window is full or enough waits
+    /// for the wire already.
     pub fn try_claim(&mut self) -> Result<Claim<'_>, SendError> {
         self.close_open();
+        self.room_and_rest()?;
+        self.claim_any()
+    }
+
+    /// A slot of the arena while the window has one.
+    fn claim_any(&mut self) -> Result<Claim<'_>, SendError> {
         self.room()?;
         match self.free.pop() {
             Some(buf) => Ok(Claim {
@@ -150,7 +191,7 @@ impl LaneSender {
         let shared = self.shared.clone();
         let mut result = Err(SendError::TimedOut);
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-        shared.tx_ready.wait(left, || match self.room() {
+        shared.tx_ready.wait(left, || match self.room_and_rest() {
             Err(SendError::WouldBlock) => false,
             done => {
                 result = done;
@@ -166,7 +207,7 @@ impl LaneSender {
         let shared = self.shared.clone();
         let mut result = Err(SendError::WouldBlock);
         match shared.tx_ready.poll(cx, || {
-            result = self.room();
+            result = self.room_and_rest();
             result != Err(SendError::WouldBlock)
         }) {
             Poll::Ready(()) => Poll::Ready(result),
@@ -233,7 +274,7 @@ impl LaneSender {
         let deadline = Instant::now() + timeout;
         self.close_open();
         self.wait_room(Some(deadline))?;
-        let mut c = self.try_claim()?;
+        let mut c = self.claim_any()?;
         c.flags = SlotFlags::FIN;
         c.commit(0);
         self.drain(deadline)
@@ -270,7 +311,7 @@ impl LaneSender {
 
     /// Sends the first slot's worth of `rest` and returns what is left of it.
     fn send_part<'m>(&mut self, rest: &'m [u8]) -> Result<&'m [u8], SendError> {
-        let mut c = self.try_claim()?;
+        let mut c = self.claim_any()?;
         let (now, later) = rest.split_at(rest.len().min(c.len()));
         c[..now.len()].copy_from_slice(now);
         c.flags = if later.is_empty() { 0 } else { SlotFlags::MORE };
@@ -287,8 +328,8 @@ impl LaneSender {
         let seq = self.next;
         if !self.writer.reopen(seq) {
             // The core has it: it is on its way.
+            self.queued(self.open);
             self.open = 0;
-            self.next += 1;
             return false;
         }
         let at = SLOT_PREAMBLE_LEN + self.open;
@@ -348,8 +389,8 @@ impl LaneSender {
             self.writer.publish(self.next);
             self.shared.core.wake();
         }
+        self.queued(self.open);
         self.open = 0;
-        self.next += 1;
     }
 
     fn commit(&mut self, mut buf: SlotBuf, len: usize, flags: u8) {
@@ -402,7 +443,7 @@ impl LaneSender {
         match self.writer.begin(self.next, slot) {
             Ok(()) => {
                 self.writer.publish(self.next);
-                self.next += 1;
+                self.queued(enc_len);
                 self.shared.core.wake();
             }
             // `room` has seen this class free and only this thread fills it, so this is out of

@@ -11,6 +11,8 @@
 //! a key without allocation.
 
 pub(super) mod aegis256x2;
+#[cfg(target_arch = "x86_64")]
+mod aegis_ni;
 mod aes_gcm;
 mod aws_lc;
 mod ring;
@@ -38,7 +40,7 @@ pub enum Provider {
     AwsLc,
     /// The RustCrypto `aes-gcm` crate: portable, the reference; out of place.
     AesGcm,
-    /// libaegis: AEGIS-256X2, another suite than the others'; out of place.
+    /// AEGIS-256X2, another suite than the others': our kernel or libaegis; out of place.
     Aegis256x2,
 }
 

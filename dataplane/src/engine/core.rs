@@ -22,6 +22,8 @@ const TABLE: usize = 256;
 const NO_LANE: u16 = u16::MAX;
 /// The ECN field's "congestion experienced" (RFC 3168).
 const ECN_CE: u8 = 3;
+/// Frames in one receive that tell a bulk transfer from small messages and acknowledgements.
+const BULK_FRAMES: usize = 16;
 /// How often figures for operators are refreshed, nanoseconds.
 const STATUS_EVERY: Nanos = 100_000_000;
 
@@ -48,6 +50,8 @@ pub struct Core<B: Backend> {
     status_at: Nanos,
     stop: bool,
     stage_clock: Clock,
+    /// Whether the last receive that found anything found [`BULK_FRAMES`].
+    bulk: bool,
 }
 
 impl<B: Backend> Core<B> {
@@ -76,6 +80,7 @@ impl<B: Backend> Core<B> {
             status_at: 0,
             stop: false,
             stage_clock: Clock::start(),
+            bulk: false,
         }
     }
 
@@ -87,6 +92,11 @@ impl<B: Backend> Core<B> {
     /// The backend, to sleep in it.
     pub fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
+    }
+
+    /// Whether a bulk transfer is arriving: the last frames came in a crowd.
+    pub fn bulk(&self) -> bool {
+        self.bulk
     }
 
     /// Whether a stop was asked for.
@@ -201,6 +211,7 @@ impl<B: Backend> Core<B> {
             return false;
         }
         let got = self.stage_clock.now();
+        self.bulk = self.bursts.iter().map(Burst::segments).sum::<usize>() >= BULK_FRAMES;
         self.stats.hists.record(Hist::StageRecv, got - start);
         let mut ctx = FrameCtx {
             now,

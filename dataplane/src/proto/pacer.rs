@@ -21,7 +21,12 @@ pub struct Pacer {
 }
 
 fn bytes_in(rate: u64, ns: Nanos) -> u64 {
-    (u128::from(rate) * u128::from(ns) / 1_000_000_000).min(1 << 40) as u64
+    // Dividing 128 bits is a call of some 40 ns; it is needed only for spans of seconds.
+    let bytes = match rate.checked_mul(ns) {
+        Some(product) => product / 1_000_000_000,
+        None => (u128::from(rate) * u128::from(ns) / 1_000_000_000).min(1 << 40) as u64,
+    };
+    bytes.min(1 << 40)
 }
 
 fn quantum(rate: u64) -> i64 {
@@ -47,8 +52,12 @@ impl Pacer {
             if fresh > 0 {
                 let cap = bytes_in(rate, CATCH_UP_NS).clamp(*BUCKET.start(), *BUCKET.end());
                 self.tokens = (self.tokens + fresh as i64).min(cap as i64);
-                let paid = u128::from(fresh) * 1_000_000_000 / u128::from(rate.max(1));
-                self.last += (paid as u64).min(now - self.last);
+                // `fresh` is at most 2^40, so the product may need more than 64 bits.
+                let paid = match fresh.checked_mul(1_000_000_000) {
+                    Some(product) => product / rate.max(1),
+                    None => (u128::from(fresh) * 1_000_000_000 / u128::from(rate.max(1))) as u64,
+                };
+                self.last += paid.min(now - self.last);
             }
         }
         if self.in_burst {
@@ -57,6 +66,11 @@ impl Pacer {
             self.in_burst = self.tokens >= quantum(rate);
         }
         self.in_burst
+    }
+
+    /// How many frames of `len` bytes the burst that [`Pacer::ready`] allowed still has.
+    pub fn frames_left(&self, len: u64) -> u64 {
+        (self.tokens.max(0) as u64).div_ceil(len.max(1))
     }
 
     /// Pays for a frame of `len` bytes.

@@ -134,6 +134,8 @@ pub struct LaneShared {
     pub core: Arc<Wakeup>,
     /// What the application has taken.
     pub delivered: Delivered,
+    /// Slot whose first transmission began last, plus one.
+    pub begun: AtomicU64,
     /// Slots below this are complete at the peer.
     pub acked: AtomicU64,
     /// Slots below this were verified and taken by the peer's application (its witness).
@@ -161,6 +163,7 @@ impl LaneShared {
             rx_ready: Notify::new(),
             core,
             delivered: Delivered::default(),
+            begun: AtomicU64::new(0),
             acked: AtomicU64::new(0),
             witnessed: AtomicU64::new(0),
             credit_wanted: AtomicBool::new(false),

@@ -18,6 +18,8 @@ use crate::wire::Message;
 use crate::wire::{CONTROL_PN_BIT, FrameKind, Header};
 use std::sync::atomic::Ordering;
 
+/// The application is woken when this few slots wait for their first transmission.
+const REFILL_AT: u64 = 2;
 /// A witness is sent at least every so many slots.
 const WITNESS_EVERY: u64 = 16;
 /// How long the last witness may be missing before the peer is asked for it, nanoseconds.
@@ -94,6 +96,14 @@ impl Lane {
 
     fn ping_due(&self, now: Nanos) -> bool {
         self.ping_wanted || self.ping_due_at().is_some_and(|t| now >= t)
+    }
+
+    /// Lets the application go on filling when few slots are left that wait for the wire.
+    fn note_begun(&self, slot: u64) {
+        self.shared.begun.store(slot + 1, Ordering::Release);
+        if self.tx_next - (slot + 1) <= REFILL_AT {
+            self.shared.tx_ready.notify();
+        }
     }
 
     fn note_waiting(&self, now: Nanos) {
@@ -178,6 +188,9 @@ impl Lane {
                 Ok(true) => {
                     any = true;
                     ctx.budget -= 1;
+                    if sym.index == 0 && sym.kind == SymbolKind::First {
+                        self.note_begun(sym.slot);
+                    }
                 }
                 Ok(false) => {
                     // No frame is free: this very symbol goes first next time.

@@ -1,39 +1,17 @@
-//! Attaching to real interfaces: a veth pair between two namespaces.
+//! Attaching to real interfaces and leaving them: a veth pair between two namespaces.
 
-use super::{PORT, options};
-use ctp96::wire::Header;
+use super::traffic::{arrives, ping, socket};
+use super::{PORT, attach, lab, options, program_id, try_attach, with_mode};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use tests::frames::{frame, symbol};
-use tests::lab::{Host, LINK, Lab, LabConfig, Offloads};
+use tests::lab::{Host, LINK, Lab};
 use tests::require::Requirement::{BpfLoss, Netns, Xdp};
 use tests::{loss, require_or_skip};
 use xdp_prog::{AttachError, AttachMode, Hook, Options, Program};
 
 /// Tells a copy of this test program which interface to attach to.
 const CHILD: &str = "CTP96_XDP_CHILD";
-
-fn lab(mtu: u32) -> Lab {
-    let offloads = Offloads::Whole;
-    Lab::new(&LabConfig { mtu, offloads }).expect("the requirement was probed")
-}
-
-fn with_mode(mode: AttachMode) -> Options {
-    Options {
-        mode,
-        ..options(false)
-    }
-}
-
-fn try_attach(host: &Host, options: &Options) -> Result<Program, AttachError> {
-    host.run(|| Program::attach(LINK, options)).unwrap()
-}
-
-fn attach(host: &Host, options: &Options) -> Program {
-    try_attach(host, options).unwrap_or_else(|e| panic!("{e}"))
-}
 
 /// What `ip` says about the interface, and `ethtool` about its features.
 fn state(host: &Host) -> String {
@@ -42,49 +20,6 @@ fn state(host: &Host) -> String {
     // Not everywhere; its absence hides no difference that `ip` shows.
     let features = features.map(|o| o.stdout).unwrap_or_default();
     format!("{link}{}", String::from_utf8_lossy(&features))
-}
-
-/// The number of the XDP program that `ip` shows on the interface.
-fn program_id(host: &Host) -> Option<u64> {
-    let text = host.ip(&["-j", "-d", "link", "show", LINK]).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    json[0]["xdp"]["prog"]["id"].as_u64()
-}
-
-fn ping(lab: &Lab, to: IpAddr) {
-    let output = lab
-        .right
-        .command("ping")
-        .args(["-c", "2", "-i", "0.05", "-W", "2", &to.to_string()])
-        .output();
-    // Without ping there is UDP on another port.
-    let Ok(output) = output else {
-        return other_port(lab, to);
-    };
-    assert!(output.status.success(), "ping {to}: {output:?}");
-}
-
-fn other_port(lab: &Lab, to: IpAddr) {
-    let receiver = socket(&lab.left, to, PORT + 1);
-    let sender = socket(&lab.right, lab.right.addrs()[usize::from(to.is_ipv6())], 0);
-    assert!(arrives(&sender, &receiver, b"other"));
-}
-
-fn socket(host: &Host, addr: IpAddr, port: u16) -> UdpSocket {
-    let socket = host
-        .run(|| UdpSocket::bind(SocketAddr::new(addr, port)))
-        .unwrap()
-        .unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(3)))
-        .unwrap();
-    socket
-}
-
-fn arrives(from: &UdpSocket, to: &UdpSocket, bytes: &[u8]) -> bool {
-    from.send_to(bytes, to.local_addr().unwrap()).unwrap();
-    let mut got = [0; 10_000];
-    matches!(to.recv(&mut got), Ok(n) if &got[..n] == bytes)
 }
 
 #[test]
@@ -267,71 +202,6 @@ fn refused_then_displaced(lab: &Lab, id: &u32, mode: AttachMode) {
     assert_ne!(program.id(), Some(*id));
     drop(program);
     assert_eq!(program_id(&lab.left), None);
-}
-
-#[test]
-fn two_interfaces_count_apart_and_each_packet_once() {
-    require_or_skip!(Netns, Xdp);
-    for mode in [AttachMode::Native, AttachMode::Generic] {
-        let lab = lab(1500);
-        let left = attach(&lab.left, &with_mode(mode));
-        let right_options = Options {
-            ports: vec![PORT + 10],
-            ..with_mode(mode)
-        };
-        let right = attach(&lab.right, &right_options);
-        for (i, to) in lab.left.addrs().into_iter().enumerate() {
-            ping(&lab, to);
-            let before = (left.verdicts().unwrap(), right.verdicts().unwrap());
-            let receiver = socket(&lab.left, to, PORT);
-            let sender = socket(&lab.right, lab.right.addrs()[i], 0);
-            let good = [
-                frame(symbol(3, 8, 7, 1344)),
-                frame(Header::control(9, 1, 1, 100)),
-            ];
-            for _ in 0..5 {
-                for bad in [&b"hello"[..], &[0; 40], &[0x41; 100]] {
-                    let to = receiver.local_addr().unwrap();
-                    sender.send_to(bad, to).unwrap();
-                }
-                // Good frames have no AF_XDP socket here, so the kernel's socket gets them, and
-                // nothing that was sent before them.
-                for good in &good {
-                    assert!(arrives(&sender, &receiver, good), "{mode} {to}");
-                }
-            }
-            let after = (left.verdicts().unwrap(), right.verdicts().unwrap());
-            assert_eq!(after.0.no_socket - before.0.no_socket, 10);
-            assert_eq!(after.0.malformed - before.0.malformed, 5, "hello");
-            assert_eq!(after.0.foreign - before.0.foreign, 10, "versions 0 and 4");
-            assert_eq!(after.0.redirected, 0);
-            // The right one saw no frame of its port, and lets everything pass.
-            assert_eq!(after.1.no_socket + after.1.malformed + after.1.foreign, 0);
-            assert!(after.1.passed >= before.1.passed);
-        }
-        drop(right);
-        assert!(left.is_attached() && program_id(&lab.right).is_none());
-    }
-}
-
-#[test]
-fn only_named_addresses_are_the_daemons() {
-    require_or_skip!(Netns, Xdp);
-    let lab = lab(1500);
-    let options = Options {
-        addresses: vec![lab.left.v4().into()],
-        ..options(false)
-    };
-    let program = attach(&lab.left, &options);
-    for (i, to) in lab.left.addrs().into_iter().enumerate() {
-        let receiver = socket(&lab.left, to, PORT);
-        let sender = socket(&lab.right, lab.right.addrs()[i], 0);
-        assert!(arrives(&sender, &receiver, &frame(symbol(3, 8, 7, 64))));
-    }
-    let verdicts = program.verdicts().unwrap();
-    // The IPv6 address was not named: its frame was passed as anybody's, and so was ARP and the like.
-    assert_eq!(verdicts.no_socket, 1, "{verdicts:?}");
-    assert!(verdicts.passed >= 1, "{verdicts:?}");
 }
 
 #[test]

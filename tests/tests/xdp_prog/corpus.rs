@@ -6,13 +6,13 @@ use ctp96::base::limits;
 use ctp96::wire::header::VERSION;
 use ctp96::wire::{FrameKind, Header, ParseError};
 use std::collections::{BTreeMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use tests::frames;
 use tests::fuzz::{Plan, fuzz_with};
 use tests::require::Requirement::Xdp;
 use tests::require_or_skip;
 use tests::xdp::{
-    ethernet, ethertype, expected, ipv4, ipv6, protocol, udp, unbound_socket, verdict_of,
+    CountingSocket, ethernet, ethertype, expected, ipv4, ipv6, protocol, udp, verdict_of,
 };
 use xdp_prog::{Loaded, rules};
 
@@ -25,14 +25,14 @@ struct Pair {
     single: Loaded,
     frags: Loaded,
     /// Closed, it would leave the map.
-    _socket: OwnedFd,
+    _socket: CountingSocket,
     /// Whether the kernel can be told how much lies in the first buffer.
     splits: bool,
 }
 
 impl Pair {
     fn new() -> Self {
-        let socket = unbound_socket().unwrap();
+        let socket = CountingSocket::unbound().unwrap();
         let load = |frags| {
             let mut program = Loaded::new(&options(frags)).unwrap_or_else(|e| panic!("{e}"));
             program.set_socket(0, socket.as_fd()).unwrap();

@@ -4,8 +4,10 @@
 mod attach;
 mod corpus;
 mod limit;
+mod traffic;
 
-use xdp_prog::{Loaded, Options};
+use tests::lab::{Host, LINK, Lab, LabConfig, Offloads};
+use xdp_prog::{AttachError, AttachMode, Loaded, Options, Program};
 
 const PORT: u16 = 9696;
 const DROP: u32 = 1;
@@ -43,4 +45,31 @@ fn decide(program: &Loaded, packet: &[u8], first_buffer: Option<u32>) -> &'stati
     };
     assert_eq!(action, wanted, "action of {name}");
     name
+}
+
+fn lab(mtu: u32) -> Lab {
+    let offloads = Offloads::Whole;
+    Lab::new(&LabConfig { mtu, offloads }).expect("the requirement was probed")
+}
+
+fn with_mode(mode: AttachMode) -> Options {
+    Options {
+        mode,
+        ..options(false)
+    }
+}
+
+fn try_attach(host: &Host, options: &Options) -> Result<Program, AttachError> {
+    host.run(|| Program::attach(LINK, options)).unwrap()
+}
+
+fn attach(host: &Host, options: &Options) -> Program {
+    try_attach(host, options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The number of the XDP program that `ip` shows on the interface.
+fn program_id(host: &Host) -> Option<u64> {
+    let text = host.ip(&["-j", "-d", "link", "show", LINK]).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json[0]["xdp"]["prog"]["id"].as_u64()
 }

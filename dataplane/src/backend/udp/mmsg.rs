@@ -24,8 +24,11 @@ pub struct Mmsg {
     wakeup: Arc<Wakeup>,
     pool: BurstPool,
     rx: RxBatch,
-    /// Buffers that the next receive fills, in the order of its messages.
+    /// Buffers that the next receive fills, in the order of its messages. They stay set up from
+    /// one call to the next: most calls find few messages, and many none.
     ready: Vec<u16>,
+    /// How many of the first of them the last receive used up.
+    spent: usize,
     drops: DropCounter,
     tx: TxQueue,
     tx_batch: TxBatch,
@@ -45,6 +48,7 @@ impl Mmsg {
             pool: BurstPool::new(config.rx_buffers).map_err(io::Error::other)?,
             rx: RxBatch::new(BATCH),
             ready: Vec::with_capacity(BATCH),
+            spent: 0,
             drops: DropCounter::default(),
             tx,
             tx_batch: TxBatch::new(BATCH, socket.v6),
@@ -58,6 +62,32 @@ impl Mmsg {
     /// The descriptor, to be polled.
     pub(in crate::backend) fn fd(&self) -> RawFd {
         self.socket.fd()
+    }
+
+    /// Sets up a buffer for each message that has none, the one returned last first.
+    fn refill(&mut self) {
+        const LEN: usize = RX_STRIDE - FRAME_PAD;
+        let mut set = |pool: &BurstPool, i: usize, index: u16| {
+            self.rx.set(i, pool.at(index, FRAME_PAD, LEN), LEN);
+        };
+        for i in (0..std::mem::take(&mut self.spent)).rev() {
+            match self.pool.take() {
+                Some(index) => self.ready[i] = index,
+                // Fewer messages then: the last one's buffer takes this place.
+                None => {
+                    self.ready.swap_remove(i);
+                }
+            }
+            if let Some(&index) = self.ready.get(i) {
+                set(&self.pool, i, index);
+            }
+        }
+        while self.ready.len() < BATCH
+            && let Some(index) = self.pool.take()
+        {
+            set(&self.pool, self.ready.len(), index);
+            self.ready.push(index);
+        }
     }
 
     /// Why segmentation offload is off, if it is.
@@ -80,28 +110,15 @@ impl Backend for Mmsg {
         if room == 0 {
             return Ok(0);
         }
-        self.ready.clear();
-        while self.ready.len() < room
-            && let Some(index) = self.pool.take()
-        {
-            self.ready.push(index);
-        }
-        let n = self.ready.len();
+        self.refill();
+        let n = self.ready.len().min(room);
         if n == 0 {
             self.stats.rx_no_buffer += 1;
             return Ok(0);
         }
-        const LEN: usize = RX_STRIDE - FRAME_PAD;
-        for (i, &index) in self.ready.iter().enumerate() {
-            self.rx.set(i, self.pool.at(index, FRAME_PAD, LEN), LEN);
-        }
-        // SAFETY: the buffers in `ready` are out of the pool and not lent to anybody.
+        // SAFETY: the buffers in `ready`, which the first `n` messages name, are out of the pool
+        // and not lent to anybody.
         let got = unsafe { self.rx.recv(self.socket.fd(), n) };
-        // Back on top in their old order, below the ones that were just filled.
-        let used = *got.as_ref().unwrap_or(&0);
-        for &index in self.ready[used..].iter().rev() {
-            self.pool.put(index);
-        }
         let got = match got {
             Ok(got) => got,
             Err(e) => {
@@ -116,6 +133,7 @@ impl Backend for Mmsg {
                 };
             }
         };
+        self.spent = got;
         let before = out.len();
         for i in 0..got {
             let index = self.ready[i];

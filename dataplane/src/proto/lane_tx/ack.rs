@@ -23,6 +23,7 @@ impl LaneTx {
         ack: &Ack,
         mut newly_complete: impl FnMut(u64),
     ) -> AckOutcome {
+        self.grant.frames = 0;
         if let Err(reason) = self.check(ack) {
             self.stats.rejected_acks += 1;
             return AckOutcome {

@@ -60,6 +60,15 @@ impl Meta {
     }
 }
 
+/// Leave to send so many more frames of one slot without another look at window and pace, which
+/// costs more than the rest of sending one. Good for one moment and until the next acknowledgement.
+#[derive(Clone, Copy, Debug, Default)]
+struct Grant {
+    slot: u64,
+    at: Nanos,
+    frames: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blocked {
     No,
@@ -90,6 +99,7 @@ pub struct LaneTx {
     rtt: RttEstimator,
     cc: Cc,
     pacer: Pacer,
+    grant: Grant,
     blocked: Blocked,
     ce: u32,
     probes: u8,
@@ -120,6 +130,7 @@ impl LaneTx {
             rtt: RttEstimator::new(cfg.cc.initial_rtt),
             cc: Cc::new(&cfg.cc),
             pacer: Pacer::new(0),
+            grant: Grant::default(),
             blocked: Blocked::Idle,
             ce: 0,
             probes: 0,
@@ -216,6 +227,15 @@ impl LaneTx {
 
     /// The symbol that should leave now, if any. Call until it gives `None`.
     pub fn poll_send(&mut self, now: Nanos) -> Option<TxSymbol> {
+        if self.grant.frames > 0
+            && self.grant.at == now
+            && self.grant.slot == self.cur
+            && self.cur < self.next_slot
+            && self.owing.is_empty()
+        {
+            self.grant.frames -= 1;
+            return self.send_first(now);
+        }
         while self.probes > 0 {
             self.probes -= 1;
             if let Some(s) = self.probe(now) {
@@ -259,6 +279,14 @@ impl LaneTx {
         }
         self.blocked = Blocked::No;
         if slot == self.cur && first {
+            let window = self.inflight_limit.min(self.cc.cwnd());
+            let frames = (window.saturating_sub(in_flight) / len).min(self.pacer.frames_left(len));
+            self.grant = Grant {
+                slot,
+                at: now,
+                // This call's frame is one of them.
+                frames: frames.saturating_sub(1),
+            };
             self.send_first(now)
         } else {
             self.send_owed(now, slot)

@@ -340,3 +340,40 @@ proptest! {
         prop_assert!(r.credit() <= released + 96);
     }
 }
+
+/// Frames are granted by the slot; all the same the peer's limit and the pace hold to the frame.
+#[test]
+fn grants_keep_to_the_peers_limit_and_to_the_pace() {
+    for inflight_limit in [1449, 100_000, 150_000, 1 << 20] {
+        let mut t = LaneTx::new(LaneTxConfig {
+            window_slots: 96,
+            symbol_len: 1408,
+            inflight_limit,
+            repair_ahead: RepairAhead::Fixed(0),
+            cc: CcConfig {
+                kind: CcKind::Fixed(1_000_000_000),
+                max_rate: None,
+                frame: 1448,
+                initial_rtt: 1_000_000,
+                seed: 1,
+            },
+        });
+        for slot in 0..20 {
+            assert!(t.push_slot(slot, 64, 1408));
+        }
+        let (mut sent, mut order) = (0, Vec::new());
+        for now in (0..200_000).step_by(10_000) {
+            while let Some(s) = t.poll_send(now) {
+                sent += 1448;
+                order.push((s.slot, s.index));
+            }
+            assert!(sent <= u64::from(inflight_limit).max(1448), "{now} {sent}");
+            // One nanosecond a byte, two super-packets at once, and the frame that ends a burst.
+            assert!(sent <= now + 2 * 65_536 + 1448, "{now} {sent}");
+        }
+        assert!(sent + 1448 > u64::from(inflight_limit).min(200_000));
+        assert!(order.is_sorted() && order.iter().all(|&(_, i)| i < 64));
+        order.dedup();
+        assert_eq!(order.len() as u64 * 1448, sent);
+    }
+}

@@ -52,6 +52,7 @@ impl LaneTx {
 
     /// Runs every timer that is due by `now`.
     pub fn on_timeout(&mut self, now: Nanos) {
+        self.grant.frames = 0;
         let loss_delay = self.rtt.loss_delay();
         if self.loss.timer(loss_delay).is_some_and(|t| t <= now) {
             let lost = self.loss.confirm(now, loss_delay);
