@@ -313,6 +313,43 @@ fn a_lane_astray_is_reported_and_steered_and_loses_nothing() {
     nodes.iter_mut().for_each(Node::kill);
 }
 
+/// Through a bridge that loses frames in both directions.
+#[test]
+fn both_ways_through_two_percent_loss_over_af_xdp() {
+    require_or_skip!(Netns, BpfLoss, Xdp);
+    let _alone = alone();
+    let size = mib("CTP96_E2E_XDP_MIB", 64);
+    let dir = TempDir::new("e2e-loss-xdp");
+    let config = LabConfig {
+        mtu: 1500,
+        offloads: Offloads::PerFrame,
+    };
+    let lab = Lab::with_lossy_bridge(&config, 0.02).expect("the requirement was probed");
+    let nodes = pair(&lab, dir.path(), NODE);
+    let sources = ["from-a", "from-b"].map(|n| dir.path().join(n));
+    for (seed, source) in sources.iter().enumerate() {
+        make_files(source, seed as u64 + 1, size);
+    }
+    let sending = [0, 1].map(|i| send_folder(&nodes[i], &sources[i]));
+    for outcome in sending.map(Sending::finish) {
+        report("both ways over AF_XDP, 2 % loss", &outcome);
+        assert_done(&outcome);
+    }
+    for (i, source) in sources.iter().enumerate() {
+        assert_eq!(hashes(source), hashes(&nodes[1 - i].inbox()));
+    }
+    assert_balanced(&nodes);
+    let counts = lab.bridge_counts().expect("tc answers");
+    let (seen, dropped) = counts.expect("there is a bridge");
+    println!("{dropped} of {seen} frames dropped");
+    let share = dropped as f64 / seen as f64;
+    assert!(dropped > 1000 && (0.015..0.025).contains(&share), "{share}");
+    for node in &nodes {
+        let (all, direct) = (node.counter("rx_frames"), node.counter("rx_direct"));
+        assert!(direct * 10 > all * 9, "{direct} of {all} frames directly");
+    }
+}
+
 const NODE: &str = "backend = \"af_xdp\"";
 
 #[test]
@@ -320,7 +357,7 @@ fn a_receiver_killed_at_half_resumes_over_af_xdp() {
     require_or_skip!(Netns, Xdp);
     let _alone = alone();
     let size = 2 * mib("CTP96_E2E_XDP_MIB", 64);
-    killed_at_half("receiver killed over AF_XDP", 1, size, NODE);
+    killed_at_half("receiver killed over AF_XDP", 1, size, "20MB", NODE);
 }
 
 #[test]
@@ -328,7 +365,7 @@ fn a_sender_killed_at_half_resumes_over_af_xdp() {
     require_or_skip!(Netns, Xdp);
     let _alone = alone();
     let size = 2 * mib("CTP96_E2E_XDP_MIB", 64);
-    killed_at_half("sender killed over AF_XDP", 0, size, NODE);
+    killed_at_half("sender killed over AF_XDP", 0, size, "20MB", NODE);
 }
 
 #[test]

@@ -246,13 +246,13 @@ fn number(job: &Value, field: &str) -> u64 {
 /// Kills one daemon in the middle of a transfer from the first to the second, starts it again,
 /// and lets the command that was started first end. Then everything is there, the books balance,
 /// and what was durable was not sent again.
-/// `size` MiB are sent; `node` is more TOML for the section [node].
-fn killed_at_half(what: &str, victim: usize, size: u64, node: &str) {
+/// `size` MiB are sent at `rate`; `node` is more TOML for the section [node].
+fn killed_at_half(what: &str, victim: usize, size: u64, rate: &str, node: &str) {
     let dir = TempDir::new(&format!("e2e-kill-{}", what.replace(' ', "-")));
     let lab = lab(Offloads::Whole);
     // A slow link, so that what the sender hears of the receiver's disk is not stale: at full speed
     // the rest has often arrived before the news that half of it is durable.
-    let extra = format!("{node}\n[cc]\nmode = \"fixed:80MB\"\n");
+    let extra = format!("{node}\n[cc]\nmode = \"fixed:{rate}\"\n");
     let mut nodes = pair(&lab, dir.path(), &extra);
     let source = dir.path().join("source");
     make_files(&source, 7, size);
@@ -299,14 +299,14 @@ fn killed_at_half(what: &str, victim: usize, size: u64, node: &str) {
 fn a_receiver_killed_at_half_resumes() {
     require_or_skip!(Netns);
     let _alone = alone();
-    killed_at_half("receiver killed", 1, mib("CTP96_E2E_MIB", 1024), "");
+    killed_at_half("receiver killed", 1, mib("CTP96_E2E_MIB", 1024), "80MB", "");
 }
 
 #[test]
 fn a_sender_killed_at_half_resumes() {
     require_or_skip!(Netns);
     let _alone = alone();
-    killed_at_half("sender killed", 0, mib("CTP96_E2E_MIB", 1024), "");
+    killed_at_half("sender killed", 0, mib("CTP96_E2E_MIB", 1024), "80MB", "");
 }
 
 #[test]

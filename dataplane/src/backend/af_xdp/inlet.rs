@@ -14,6 +14,9 @@ use crate::ring::Wakeup;
 /// Frames under way to one core; what comes beyond is lost, as in a full receive ring.
 const DEPTH: usize = 512;
 
+/// Both ends of a bounded queue.
+type Queue<T> = (Sender<T>, Receiver<T>);
+
 /// A frame on its way.
 pub(super) struct Parcel {
     pub(super) from: SocketAddr,
@@ -30,13 +33,11 @@ impl Parcel {
     }
 }
 
-type Ends<T> = (Sender<T>, Receiver<T>);
-
 /// Where other cores put frames for this one. Its buffers circulate: nothing is allocated later.
 pub(super) struct Inlet {
     pub(super) port: u16,
-    full: Ends<Parcel>,
-    empty: Ends<Box<[u8]>>,
+    full: Queue<Parcel>,
+    empty: Queue<Box<[u8]>>,
     core: Arc<Wakeup>,
 }
 

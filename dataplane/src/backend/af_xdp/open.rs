@@ -244,9 +244,9 @@ pub fn open(cfg: &AfXdpConfig, listen: SocketAddr, cores: usize, mtu: usize) -> 
         let socket = Mmsg::open(&UdpConfig {
             rx_buffers: 32,
             tx_buffers: 32,
-            // A super-packet crosses a veth pair whole, and there the peer's XDP program in generic
-            // mode would see one datagram of 64 KB, which no frame can be.
+            // A generic XDP program sees joined datagrams as one, which is no frame.
             gso: false,
+            gro: false,
             ..UdpConfig::new(SocketAddr::new(listen.ip(), port))
         })?;
         ports.push(socket.local_addr().port());
