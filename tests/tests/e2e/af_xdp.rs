@@ -228,16 +228,20 @@ fn both_ways_over(case: Case) {
     assert_balanced(&nodes);
     assert_no_frame_unaccounted(&nodes[0], &nodes[1], &format!("{what}, left to right"));
     assert_no_frame_unaccounted(&nodes[1], &nodes[0], &format!("{what}, right to left"));
-    // As many queues on one side as on the other: every lane reaches the queue of its core.
+    // As many queues on one side as on the other: natively every lane reaches the queue of its core.
+    // The generic hook of a veth pair sees all frames on queue 0, whatever queue they were sent on.
     for node in &nodes {
         for lane in lanes(node) {
             let home = lane["core"].clone();
-            assert_eq!(lane["peer_queue"], json!([home, home]), "{what}: {lane}");
-            assert_eq!(
-                (&lane["queue"], &lane["flow"]),
-                (&home, &json!(0)),
-                "{what}: {lane}"
-            );
+            let queue = match case.mode {
+                "generic" => json!(0),
+                _ => home.clone(),
+            };
+            assert_eq!(lane["peer_queue"], json!([queue, home]), "{what}: {lane}");
+            assert_eq!(lane["queue"], queue, "{what}: {lane}");
+            if queue == home {
+                assert_eq!(lane["flow"], json!(0), "{what}: {lane}");
+            }
         }
     }
     // However a daemon ends, the interface is as it was.
