@@ -78,7 +78,7 @@ impl Report {
         let p = &self.plan;
         let _ = writeln!(
             out,
-            "{} a run, median of {}, AF_XDP in copy mode over veth, XDP program in {} mode, suite \
+            "\n{} a run, median of {}, AF_XDP in copy mode over veth, XDP program in {} mode, suite \
              {}, sender on CPU {}, receiver on CPU {}, one queue\n\n| MTU | bytes a frame | bare \
              Mframes/s | min - max | CTP-96 Mframes/s | min - max | CTP-96 / bare |\n| --- | --- \
              | --- | --- | --- | --- | --- |",
