@@ -4,8 +4,9 @@ use crate::Result;
 use crate::baseline::Payload;
 use crate::contender::{Contender, Sample, Task};
 use crate::peer::{self, Job, Meter, Ready, SideReport};
-use ::tests::lab::Lab;
+use ::tests::lab::{LINK, Lab};
 use ctp96::api::{Node, NodeBuilder};
+use ctp96::backend::af_xdp::{AfXdpConfig, AttachMode};
 use ctp96::codec::Policy;
 use ctp96::crypto::identity::Identity;
 use ctp96::engine::{BackendChoice, SuiteChoice};
@@ -27,8 +28,11 @@ pub struct Setup {
     peer: [u8; 32],
     /// Path MTU, bytes.
     mtu: usize,
-    /// `auto`, `udp` or `io_uring`.
+    /// `auto`, `udp`, `io_uring` or `af_xdp`.
     backend: String,
+    /// Where the XDP program runs.
+    #[serde(default)]
+    generic: bool,
     /// `fast` or `full`.
     verify: String,
     /// `auto`, `aes-256-gcm` or `aegis-256x2`.
@@ -37,7 +41,7 @@ pub struct Setup {
 
 /// CTP-96 over UDP with one backend, one verification level and one suite.
 pub struct Ctp {
-    /// `auto`, `udp` or `io_uring`.
+    /// `auto`, `udp`, `io_uring` or `af_xdp`.
     pub backend: String,
     /// `fast` or `full`.
     pub verify: String,
@@ -52,7 +56,7 @@ impl Ctp {
         let backend = parts.next().unwrap_or_default();
         let verify = parts.next().unwrap_or("fast");
         let suite = parts.next().unwrap_or("auto");
-        if !["auto", "udp", "io_uring"].contains(&backend)
+        if !["auto", "udp", "io_uring", "af_xdp"].contains(&backend)
             || !["fast", "full"].contains(&verify)
             || !["auto", "aes-256-gcm", "aegis-256x2"].contains(&suite)
             || parts.next().is_some()
@@ -76,24 +80,30 @@ impl Contender for Ctp {
     }
 
     fn transfer(&self, lab: &Lab, task: &Task) -> Result<Sample> {
-        let (mut secret, mut peer) = ([0; 32], [0; 32]);
-        // Keys for one run between two processes of this bench; they protect nothing else.
-        for (i, b) in secret.iter_mut().chain(&mut peer).enumerate() {
-            *b = (i as u8).wrapping_mul(37) ^ std::process::id() as u8;
-        }
-        let setup = Setup {
-            secret,
-            peer,
-            mtu: lab.mtu() as usize,
-            backend: self.backend.clone(),
-            verify: self.verify.clone(),
-            suite: self.suite.clone(),
-        };
+        let setup = Setup::new(lab, self, false);
         peer::run_pair(lab, task, "bbr-like", peer::Stack::Ctp(setup))
     }
 }
 
 impl Setup {
+    /// A run of `row` in `lab`; `generic` matters to AF_XDP alone.
+    pub fn new(lab: &Lab, row: &Ctp, generic: bool) -> Setup {
+        let (mut secret, mut peer) = ([0; 32], [0; 32]);
+        // Keys for one run between two processes of this bench; they protect nothing else.
+        for (i, b) in secret.iter_mut().chain(&mut peer).enumerate() {
+            *b = (i as u8).wrapping_mul(37) ^ std::process::id() as u8;
+        }
+        Setup {
+            secret,
+            peer,
+            mtu: lab.mtu() as usize,
+            backend: row.backend.clone(),
+            generic,
+            verify: row.verify.clone(),
+            suite: row.suite.clone(),
+        }
+    }
+
     /// The same run seen from the other side.
     pub fn swapped(&self) -> Setup {
         Setup {
@@ -116,7 +126,17 @@ impl Setup {
             .backend(match self.backend.as_str() {
                 "udp" => BackendChoice::Udp,
                 "io_uring" => BackendChoice::IoUring,
+                "af_xdp" => BackendChoice::AfXdp,
                 _ => BackendChoice::Auto,
+            })
+            .af_xdp(AfXdpConfig {
+                interface: Some(LINK.to_owned()),
+                mode: if self.generic {
+                    AttachMode::Generic
+                } else {
+                    AttachMode::Native
+                },
+                ..AfXdpConfig::default()
             })
             .suite(match self.suite.as_str() {
                 "aes-256-gcm" => SuiteChoice::Aes256Gcm,

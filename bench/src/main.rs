@@ -6,6 +6,7 @@ mod ctp;
 mod host;
 mod peer;
 mod pipe;
+mod rings;
 mod stats;
 mod transfer;
 mod units;
@@ -32,8 +33,8 @@ struct Cli {
 enum Command {
     /// Bytes from one host to another over a veth pair, all contenders interleaved (needs root).
     Transfer {
-        /// CTP-96 rows, each `backend[:level[:suite]]` (auto, udp, io_uring; fast, full; auto,
-        /// aes-256-gcm, aegis-256x2).
+        /// CTP-96 rows, each `backend[:level[:suite]]` (auto, udp, io_uring, af_xdp; fast, full;
+        /// auto, aes-256-gcm, aegis-256x2).
         #[arg(
             long,
             value_delimiter = ',',
@@ -67,6 +68,34 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         sender_core: usize,
         /// CPU that opens.
+        #[arg(long, default_value_t = 1)]
+        receiver_core: usize,
+        /// Print everything measured as JSON instead of the table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Frames over bare AF_XDP sockets, against CTP-96 over AF_XDP on the same veth pair (needs
+    /// root).
+    Rings {
+        /// MTUs of the veth pairs, bytes.
+        #[arg(long, value_delimiter = ',', default_value = "1500,9000")]
+        mtu: Vec<u32>,
+        /// Payload of one run.
+        #[arg(long, value_parser = units::parse_bytes, default_value = "1GiB")]
+        bytes: u64,
+        /// Rounds; the median is reported.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+        /// XDP programs in generic mode instead of native.
+        #[arg(long)]
+        generic: bool,
+        /// Suite of the CTP-96 rows.
+        #[arg(long, default_value = "auto", value_parser = ["auto", "aes-256-gcm", "aegis-256x2"])]
+        suite: String,
+        /// CPU of the sending process.
+        #[arg(long, default_value_t = 0)]
+        sender_core: usize,
+        /// CPU of the receiving process.
         #[arg(long, default_value_t = 1)]
         receiver_core: usize,
         /// Print everything measured as JSON instead of the table.
@@ -141,6 +170,27 @@ fn main() -> ExitCode {
             },
             json,
         ),
+        Command::Rings {
+            mtu,
+            bytes,
+            runs,
+            generic,
+            suite,
+            sender_core,
+            receiver_core,
+            json,
+        } => rings(
+            &rings::Plan {
+                mtus: mtu,
+                bytes,
+                runs,
+                generic,
+                suite,
+                sender_core,
+                receiver_core,
+            },
+            json,
+        ),
         Command::Transfer { ctp, alone, link } => {
             let reference = ["cubic".to_owned()];
             compare(&link, if alone { &[] } else { &reference }, &ctp)
@@ -195,6 +245,20 @@ fn baselines(congestion: &[String]) -> Result<(Contenders, Vec<String>)> {
 fn refuse_debug() -> Result<()> {
     if cfg!(debug_assertions) {
         return Err("figures need a release build: cargo run --release -p ctp96-bench".into());
+    }
+    Ok(())
+}
+
+fn rings(plan: &rings::Plan, json: bool) -> Result<()> {
+    refuse_debug()?;
+    if let Some(reason) = first_missing(&[Requirement::Netns]) {
+        return Err(reason.into());
+    }
+    let report = rings::run(plan, |line| eprintln!("{line}"))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}", report.table());
     }
     Ok(())
 }

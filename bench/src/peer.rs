@@ -8,7 +8,7 @@
 use crate::Result;
 use crate::baseline::{tcp, tls};
 use crate::contender::{Sample, Task};
-use crate::ctp;
+use crate::{ctp, rings};
 use ::tests::lab::{Host, Lab};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,8 @@ pub enum Stack {
     Tls(tls::Credentials),
     /// CTP-96.
     Ctp(ctp::Setup),
+    /// Frames over bare AF_XDP sockets.
+    Bare(rings::Setup),
 }
 
 /// The side of a run.
@@ -74,7 +76,7 @@ pub struct SideReport {
     pub bytes: u64,
     /// Time from first to last byte as this side saw it, seconds.
     pub wall_s: f64,
-    /// CPU time of the process meanwhile, seconds.
+    /// CPU time of the process meanwhile, seconds; 0 where nobody asks for it.
     pub cpu_s: f64,
 }
 
@@ -132,6 +134,8 @@ pub fn serve() -> Result<()> {
         (Role::Receive { bind }, Stack::Tcp) => tcp::receive(&job, *bind)?,
         (Role::Receive { bind }, Stack::Tls(tls)) => tls::receive(&job, *bind, tls)?,
         (Role::Receive { bind }, Stack::Ctp(setup)) => ctp::receive(&job, *bind, setup)?,
+        (Role::Receive { bind }, Stack::Bare(setup)) => rings::receive(&job, *bind, setup)?,
+        (Role::Send { to }, Stack::Bare(setup)) => rings::send(&job, *to, setup)?,
         (Role::Send { to }, Stack::Tcp) => tcp::send(&job, *to)?,
         (Role::Send { to }, Stack::Tls(tls)) => tls::send(&job, *to, tls)?,
         (Role::Send { to }, Stack::Ctp(setup)) => ctp::send(&job, *to, setup)?,
@@ -209,13 +213,14 @@ pub fn run_pair(lab: &Lab, task: &Task, congestion: &str, stack: Stack) -> Resul
 }
 
 /// A peer process; killed when dropped.
-struct Peer {
+pub struct Peer {
     child: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl Peer {
-    fn spawn(host: &Host, job: &Job) -> Result<Self> {
+    /// Starts one in `host`.
+    pub fn spawn(host: &Host, job: &Job) -> Result<Self> {
         let mut command = host.command(std::env::current_exe()?);
         command
             .arg("peer")
@@ -234,7 +239,8 @@ impl Peer {
         Ok(peer)
     }
 
-    fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
+    /// Its next line.
+    pub fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 {
             return Err(format!("a peer process ended early: {}", self.child.wait()?).into());

@@ -45,6 +45,14 @@ pub fn status(r: &StatusReply) -> String {
         );
     }
     let _ = writeln!(out, "backend     {}", e.backend_why);
+    if !r.xdp.is_empty() {
+        let verdicts = r.xdp.iter().filter(|v| v.packets > 0);
+        let verdicts = verdicts.map(|v| format!("{} {}", v.packets, v.name.replace('_', " ")));
+        let verdicts = verdicts.collect::<Vec<_>>().join(", ");
+        let none = "nothing yet";
+        let text = if verdicts.is_empty() { none } else { &verdicts };
+        let _ = writeln!(out, "            packets seen by the XDP program: {text}");
+    }
     let _ = writeln!(
         out,
         "AEAD        offers {}; AES-256-GCM by {}: {}",
@@ -129,7 +137,7 @@ pub fn lanes(r: &LanesReply) -> String {
         return "no sessions, so no lanes\n".into();
     }
     let mut out = format!(
-        "{:<16}{:>9}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{:>13}{:>10}{:>8}{:>8}{:>8}\n",
+        "{:<16}{:>9}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{:>13}{:>10}{:>8}{:>8}{:>8}{:>9}{:>10}\n",
         "peer",
         "session",
         "lane",
@@ -143,7 +151,9 @@ pub fn lanes(r: &LanesReply) -> String {
         "RTT",
         "lost",
         "repair",
-        "resent"
+        "resent",
+        "rx queue",
+        "tx queue"
     );
     for l in &r.lanes {
         let s = &l.status;
@@ -159,7 +169,7 @@ pub fn lanes(r: &LanesReply) -> String {
         };
         let _ = write!(
             out,
-            "{peer:<16} {:08x}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{pacing:>13}{:>10}{:>8}{:>8}{:>8}",
+            "{peer:<16} {:08x}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{pacing:>13}{:>10}{:>8}{:>8}{:>8}{:>9}{:>10}",
             l.session,
             s.lane,
             s.core,
@@ -171,7 +181,13 @@ pub fn lanes(r: &LanesReply) -> String {
             duration(s.srtt_ns),
             s.lost,
             s.repair,
-            s.resent
+            s.resent,
+            s.queue.map_or("-".into(), |q| q.to_string()),
+            match s.peer_queue {
+                None => "-".into(),
+                Some((is, wanted)) if is == wanted => is.to_string(),
+                Some((is, wanted)) => format!("{is} not {wanted}"),
+            }
         );
         match &l.closed {
             Some(why) => {

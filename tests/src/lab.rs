@@ -80,6 +80,8 @@ pub struct Lab {
     pub left: Host,
     /// The other end: 10.96.0.2, fd96::2.
     pub right: Host,
+    /// What lies between them, if not the pair alone.
+    wire: Option<Host>,
     mtu: u32,
 }
 
@@ -101,6 +103,7 @@ impl Lab {
         let lab = Self {
             left,
             right,
+            wire: None,
             mtu: config.mtu,
         };
         let (a, b) = (lab.left.name(), lab.right.name());
@@ -115,6 +118,74 @@ impl Lab {
             host.set_link_up(true)?;
         }
         Ok(lab)
+    }
+
+    /// As [`Lab::new`], with a bridge between the two that loses each frame with `probability`, in
+    /// both directions, ARP and neighbour discovery excepted. Frames of AF_XDP pass neither `tc` nor
+    /// queues on the hosts themselves, so loss needs a place of its own.
+    ///
+    /// # Errors
+    /// As for [`Lab::new`], and if the loss program does not compile or attach.
+    pub fn with_lossy_bridge(config: &LabConfig, probability: f64) -> Result<Self, LabError> {
+        let mut lab = Self::new(config)?;
+        let name = lab.left.name().trim_end_matches('a').to_owned() + "w";
+        let wire = Host::new(name.clone(), 3)?;
+        lab.left.ip(&["link", "del", LINK])?;
+        let mtu = config.mtu.to_string();
+        wire.ip(&["link", "add", "br0", "type", "bridge"])?;
+        let object = crate::loss::compile(probability)?;
+        let object = object.to_string_lossy().into_owned();
+        for (host, port) in [(&lab.left, "to-a"), (&lab.right, "to-b")] {
+            let pair = [
+                "link", "add", port, "mtu", &mtu, "type", "veth", "peer", "name", LINK, "netns",
+            ];
+            wire.ip(&[&pair[..], &[host.name()]].concat())?;
+            wire.ip(&["link", "set", port, "master", "br0", "up"])?;
+            let program = [
+                "bpf",
+                "direct-action",
+                "object-file",
+                &object,
+                "section",
+                "tc",
+            ];
+            let tc = |args: &[&str]| run_tool(wire.command("tc").args(args)).map(drop);
+            tc(&["qdisc", "add", "dev", port, "clsact"])?;
+            tc(&[&["filter", "add", "dev", port, "ingress"][..], &program].concat())?;
+        }
+        wire.ip(&["link", "set", "br0", "mtu", &mtu, "up"])?;
+        for host in lab.hosts() {
+            host.prepare(config)?;
+            host.set_link_up(true)?;
+        }
+        lab.wire = Some(wire);
+        Ok(lab)
+    }
+
+    /// Frames that the bridge has seen and dropped so far; nothing without a bridge.
+    ///
+    /// # Errors
+    /// `tc` failed or its answer lacks a counter.
+    pub fn bridge_counts(&self) -> Result<Option<(u64, u64)>, LabError> {
+        let Some(wire) = &self.wire else {
+            return Ok(None);
+        };
+        let (mut seen, mut dropped) = (0, 0);
+        for port in ["to-a", "to-b"] {
+            let args = ["-s", "-j", "qdisc", "show", "dev", port, "clsact"];
+            let text = run_tool(wire.command("tc").args(args))?;
+            let json: serde_json::Value =
+                serde_json::from_str(&text).map_err(|e| LabError::new(format!("tc -j: {e}")))?;
+            let get = |name: &str| {
+                let found = json.as_array().into_iter().flatten();
+                let mut found = found.filter(|q| q["kind"] == "clsact");
+                found.find_map(|q| q[name].as_u64())
+            };
+            let missing = || LabError::new(format!("tc -s -j qdisc lacks counters: {text}"));
+            seen += get("packets").ok_or_else(missing)?;
+            dropped += get("drops").ok_or_else(missing)?;
+        }
+        Ok(Some((seen, dropped)))
     }
 
     /// MTU of both ends, bytes.
@@ -219,6 +290,16 @@ impl Host {
         self.ip(&["link", "set", LINK, if up { "up" } else { "down" }])?;
         // The kernel forgets IPv6 addresses when an interface goes down.
         if up { self.add_addresses() } else { Ok(()) }
+    }
+
+    /// Gives the interface `n` queues each way. Needs `ethtool`.
+    ///
+    /// # Errors
+    /// The command and what it said.
+    pub fn set_queues(&self, n: u32) -> Result<(), LabError> {
+        let n = n.to_string();
+        let args = ["-L", LINK, "rx", &n, "tx", &n];
+        run_tool(self.command("ethtool").args(args)).map(drop)
     }
 
     /// Runs `f` on a new thread inside this namespace and returns its value. Sockets that `f`
@@ -348,7 +429,7 @@ fn owner_of(name: &str) -> Option<u32> {
     let mut parts = name.strip_prefix(PREFIX)?.split('-');
     let owner = parts.next()?.parse().ok()?;
     parts.next()?.parse::<u32>().ok()?;
-    (matches!(parts.next()?, "a" | "b") && parts.next().is_none()).then_some(owner)
+    (matches!(parts.next()?, "a" | "b" | "w") && parts.next().is_none()).then_some(owner)
 }
 
 fn kill_inside(netns: &str) {

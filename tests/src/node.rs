@@ -7,6 +7,7 @@
 use crate::lab::Host;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -113,15 +114,27 @@ impl<'a> Node<'a> {
     /// Writes the configuration: this node knows `peer`, may call it, and lets it write to the
     /// inbox. `extra` is more TOML for the sections before the peers.
     pub fn configure(&self, peer: &Node, cpu: usize, extra: &str) {
+        self.configure_family(peer, &[cpu], false, extra);
+    }
+
+    /// As [`Node::configure`], with several lane cores, and over IPv6 if `v6`.
+    pub fn configure_family(&self, peer: &Node, cpus: &[usize], v6: bool, extra: &str) {
         let d = self.dir.display();
+        let addr = |host: &Host| -> IpAddr {
+            if v6 {
+                host.v6().into()
+            } else {
+                host.v4().into()
+            }
+        };
         let text = format!(
-            "[node]\nidentity = \"{d}/identity.key\"\nlisten = \"{}\"\ncores = [{cpu}]\n\
+            "[node]\nidentity = \"{d}/identity.key\"\nlisten = \"{}\"\ncores = {cpus:?}\n\
              state_dir = \"{d}/state\"\ncontrol_socket = \"{d}/control.sock\"\n{extra}\n\
-             [[peer]]\nname = \"peer\"\nkey = \"{}\"\nendpoint = \"{}:9696\"\n\
+             [[peer]]\nname = \"peer\"\nkey = \"{}\"\nendpoint = \"{}\"\n\
              [[peer.recv]]\npath = \"{d}/in\"\n",
-            self.host.v4(),
+            addr(self.host),
             peer.public_key(),
-            peer.host.v4(),
+            SocketAddr::new(addr(peer.host), 9696),
         );
         std::fs::write(self.dir.join("ctp96d.toml"), text).expect("the configuration");
     }
@@ -183,6 +196,19 @@ impl<'a> Node<'a> {
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).ok()?;
         serde_json::from_str(&line).ok()
+    }
+
+    /// A counter of the daemon.
+    ///
+    /// # Panics
+    /// The daemon does not answer, or has no counter of that name.
+    pub fn counter(&self, name: &str) -> u64 {
+        let reply = self.ask(r#"{"op":"counters","check":false}"#);
+        let value = reply.as_ref().and_then(|r| {
+            let rows = r["counters"].as_array()?;
+            rows.iter().find(|c| c["name"] == name)?["value"].as_u64()
+        });
+        value.unwrap_or_else(|| panic!("no counter {name} in {reply:?}"))
     }
 
     /// The latest job in one direction, as `ctp96 --json jobs` has it.

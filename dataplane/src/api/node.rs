@@ -1,6 +1,7 @@
 //! A node: one identity, one set of lane cores, many sessions.
 
 use super::session::Session;
+use crate::backend::af_xdp::AfXdpConfig;
 use crate::codec::Policy;
 use crate::crypto::Provider;
 use crate::crypto::identity::{Identity, PublicKey};
@@ -67,6 +68,12 @@ impl NodeBuilder {
     /// Packet path (default: the fastest that works here).
     pub fn backend(mut self, backend: BackendChoice) -> NodeBuilder {
         self.cfg.backend = backend;
+        self
+    }
+
+    /// Settings of AF_XDP, for [`BackendChoice::AfXdp`] and [`BackendChoice::Auto`].
+    pub fn af_xdp(mut self, settings: AfXdpConfig) -> NodeBuilder {
+        self.cfg.af_xdp = settings;
         self
     }
 
@@ -188,6 +195,11 @@ impl Node {
     /// Sessions, lanes and memory, at most a tenth of a second old.
     pub fn snapshot(&self) -> Snapshot {
         self.engine.snapshot()
+    }
+
+    /// What the XDP program has decided about packets, by name; empty without AF_XDP.
+    pub fn verdicts(&self) -> Vec<(&'static str, u64)> {
+        self.engine.verdicts()
     }
 
     /// Counters and histograms of every thread of the node.

@@ -20,6 +20,7 @@ pub(crate) struct Region {
     _buf: SlotBuf,
     base: NonNull<u8>,
     len: usize,
+    huge: bool,
 }
 
 // SAFETY: `base` is a plain address; bytes behind it are reached only through handles, each of
@@ -36,7 +37,9 @@ impl Region {
             total: 1,
             asked: 1,
         };
-        let mut buf = Arena::new(1, bytes)?.take(1)?.pop().ok_or(exhausted)?;
+        let arena = Arena::new(1, bytes)?;
+        let huge = arena.stats().huge;
+        let mut buf = arena.take(1)?.pop().ok_or(exhausted)?;
         let len = buf.len();
         // From here on the token is only kept, never dereferenced: `base` is the way in.
         let base = NonNull::from(&mut buf[..]).cast();
@@ -44,6 +47,7 @@ impl Region {
             _buf: buf,
             base,
             len,
+            huge,
         }))
     }
 
@@ -53,6 +57,16 @@ impl Region {
         assert!(offset <= self.len && len <= self.len - offset);
         // SAFETY: just checked to lie inside the mapping.
         unsafe { self.base.add(offset) }
+    }
+
+    /// Bytes mapped.
+    pub(crate) fn size(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the kernel gave 2 MiB pages.
+    pub(crate) fn is_huge(&self) -> bool {
+        self.huge
     }
 
     /// Keeps the mapping for the rest of the process, because handles into it are still out.
@@ -96,9 +110,13 @@ pub struct Burst {
     segment: u32,
     pub(super) index: u16,
     ecn: u8,
+    queue: u16,
     pub(super) owner: u32,
     from: SocketAddr,
 }
+
+/// [`Burst::queue`] of a burst that came through a socket.
+const NO_QUEUE: u16 = u16::MAX;
 
 // SAFETY: a burst has its bytes for itself, wherever it is moved.
 unsafe impl Send for Burst {}
@@ -126,9 +144,21 @@ impl Burst {
             segment: segment as u32,
             index,
             ecn,
+            queue: NO_QUEUE,
             owner,
             from,
         }
+    }
+
+    /// Notes the receive queue of the network device that it came in on.
+    pub(super) fn on_queue(mut self, queue: u16) -> Burst {
+        self.queue = queue;
+        self
+    }
+
+    /// Receive queue of the network device that it came in on, where the backend knows.
+    pub fn queue(&self) -> Option<u16> {
+        Some(self.queue).filter(|&q| q != NO_QUEUE)
     }
 
     /// Who sent it. An IPv4 peer is always shown as IPv4, whatever kind of socket heard it.

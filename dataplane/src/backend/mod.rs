@@ -5,10 +5,12 @@
 //! bytes for itself and must give it back; nothing is copied, counted by reference or allocated per
 //! frame, and everything works in batches.
 //!
+//! - [`af_xdp`]: past the kernel's network stack, through AF_XDP sockets.
 //! - [`udp`]: UDP sockets with segmentation offload, through `sendmmsg`/`recvmmsg` or io_uring.
 //! - [`mem`]: a pair joined by shared memory, for two cores without a kernel between them.
 //! - [`sim`]: a network in virtual time with seeded faults, for tests.
 
+pub mod af_xdp;
 mod burst;
 mod frame;
 pub mod mem;
@@ -64,6 +66,20 @@ pub trait Backend {
     /// exhausted, in which case a flush frees it. Consecutive claims with the same peer and length
     /// are the ones that leave in one piece.
     fn claim(&mut self, to: &SocketAddr, len: usize) -> Option<TxFrame>;
+
+    /// As [`Backend::claim`], for a lane that steers its frames: 0 sends from the backend's own
+    /// port, every other flow from another one, so that the peer's network device may put it on
+    /// another queue. A backend that has no such choice sends them all alike.
+    #[inline]
+    fn claim_flow(&mut self, to: &SocketAddr, flow: u16, len: usize) -> Option<TxFrame> {
+        let _ = flow;
+        self.claim(to, len)
+    }
+
+    /// Receive queue of the network device that this backend reads; `None` for sockets.
+    fn queue(&self) -> Option<u16> {
+        None
+    }
 
     /// Takes a filled frame; it leaves with the next flush. A frame still claimed at that time
     /// holds back the ones claimed after it.

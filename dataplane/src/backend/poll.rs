@@ -9,6 +9,14 @@ pub(super) fn readable<const N: usize>(
     fds: [RawFd; N],
     timeout: Option<Duration>,
 ) -> io::Result<()> {
+    which_readable(fds, timeout).map(drop)
+}
+
+/// As [`readable`], and says which of `fds` are.
+pub(super) fn which_readable<const N: usize>(
+    fds: [RawFd; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
     let mut set = fds.map(|fd| libc::pollfd {
         fd,
         events: libc::POLLIN,
@@ -27,5 +35,5 @@ pub(super) fn readable<const N: usize>(
             return Err(e);
         }
     }
-    Ok(())
+    Ok(set.map(|p| p.revents != 0))
 }

@@ -76,6 +76,11 @@ pub struct Stats {
     pub rx_errors: u64,
     /// Times the receive side ran out of buffers.
     pub rx_no_buffer: u64,
+    /// Datagrams that came past the kernel's network stack (AF_XDP), as part of `rx_frames`.
+    pub rx_direct: u64,
+    /// Frames passed on to the core that their port belongs to, because they came in on another
+    /// core's queue; that core counts them as received.
+    pub rx_misdirected: u64,
     /// Frames sent.
     pub tx_frames: u64,
     /// Payload bytes sent.
@@ -88,6 +93,11 @@ pub struct Stats {
     pub tx_pending: u64,
     /// Frames claimed and cancelled.
     pub tx_cancelled: u64,
+    /// Frames sent past the kernel's network stack (AF_XDP), as part of `tx_frames`.
+    pub tx_direct: u64,
+    /// Frames that the device had no room for and dropped after they were handed over (AF_XDP in
+    /// copy mode); they are in `tx_frames`.
+    pub tx_lost_below: u64,
     /// Frames dropped, by [`DropCause`] in the order of [`DropCause::ALL`].
     pub tx_dropped: [u64; DropCause::ALL.len()],
 }
@@ -101,5 +111,53 @@ impl Stats {
     /// Frames dropped for whatever cause.
     pub fn dropped_total(&self) -> u64 {
         self.tx_dropped.iter().sum()
+    }
+
+    /// The sums of both.
+    pub(super) fn plus(mut self, other: &Stats) -> Stats {
+        // Named one by one, so that a new counter cannot be forgotten.
+        let Stats {
+            rx_bursts,
+            rx_frames,
+            rx_bytes,
+            rx_truncated,
+            rx_empty,
+            rx_kernel_drops,
+            rx_errors,
+            rx_no_buffer,
+            rx_direct,
+            rx_misdirected,
+            tx_frames,
+            tx_bytes,
+            tx_sends,
+            tx_retries,
+            tx_pending,
+            tx_cancelled,
+            tx_direct,
+            tx_lost_below,
+            tx_dropped,
+        } = *other;
+        self.rx_bursts += rx_bursts;
+        self.rx_frames += rx_frames;
+        self.rx_bytes += rx_bytes;
+        self.rx_truncated += rx_truncated;
+        self.rx_empty += rx_empty;
+        self.rx_kernel_drops += rx_kernel_drops;
+        self.rx_errors += rx_errors;
+        self.rx_no_buffer += rx_no_buffer;
+        self.rx_direct += rx_direct;
+        self.rx_misdirected += rx_misdirected;
+        self.tx_frames += tx_frames;
+        self.tx_bytes += tx_bytes;
+        self.tx_sends += tx_sends;
+        self.tx_retries += tx_retries;
+        self.tx_pending += tx_pending;
+        self.tx_cancelled += tx_cancelled;
+        self.tx_direct += tx_direct;
+        self.tx_lost_below += tx_lost_below;
+        for (sum, n) in self.tx_dropped.iter_mut().zip(tx_dropped) {
+            *sum += n;
+        }
+        self
     }
 }

@@ -215,6 +215,18 @@ pub struct StatusReply {
     pub compression: Policy,
     /// Where the state of transfers is kept.
     pub state_dir: String,
+    /// What the XDP program has decided about packets; empty without AF_XDP.
+    #[serde(default)]
+    pub xdp: Vec<VerdictRow>,
+}
+
+/// A verdict of the XDP program.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VerdictRow {
+    /// Its name.
+    pub name: String,
+    /// Packets that met it.
+    pub packets: u64,
 }
 
 /// The memory budget and what holds it.

@@ -29,6 +29,8 @@ pub const EXAMPLE: &str = include_str!("../../../docs/ctp96d.example.toml");
 pub struct Config {
     /// This node: identity, addresses, cores.
     pub node: Node,
+    /// AF_XDP.
+    pub af_xdp: AfXdp,
     /// Memory.
     pub memory: Memory,
     /// What this node proposes for each session.
@@ -96,6 +98,52 @@ pub enum Backend {
     Udp,
     /// io_uring with GSO and GRO.
     IoUring,
+    /// AF_XDP.
+    AfXdp,
+}
+
+/// `[af_xdp]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AfXdp {
+    /// Network interface; without one, the interface that has `node.listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Where the XDP program runs.
+    pub mode: XdpMode,
+    /// Whether the driver reads and writes our memory itself.
+    pub zero_copy: ZeroCopy,
+    /// Receive queues, one for each core; without them, those from 0 on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queues: Option<Vec<u32>>,
+    /// Whether another XDP program may be taken off the interface.
+    pub replace_foreign: bool,
+}
+
+/// Where an XDP program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum XdpMode {
+    /// In the driver where it can, else in the kernel's common receive path.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the kernel's common receive path.
+    Generic,
+}
+
+/// Whether AF_XDP works without copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ZeroCopy {
+    /// Where the driver can.
+    #[default]
+    Auto,
+    /// Or not at all.
+    On,
+    /// Never.
+    Off,
 }
 
 /// `[memory]`

@@ -9,7 +9,7 @@ pub use setup::SetupError;
 use super::api::{
     ApiError, CheckReply, CounterRow, CountersReply, DoneReply, HistReply, HistRow, Job, JobReply,
     JobsReply, LanesReply, PeerReply, PeersReply, Reply, Request, SendDest, SendReply, SendRequest,
-    SendSource, StatusReply,
+    SendSource, StatusReply, VerdictRow,
 };
 use super::config::Config;
 use super::nearest::nearest;
@@ -130,6 +130,15 @@ impl Daemon {
             jobs_active: self.jobs().iter().filter(|j| !j.state.is_final()).count(),
             compression: self.config.compression.policy,
             state_dir: self.config.node.state_dir.display().to_string(),
+            xdp: self
+                .node
+                .verdicts()
+                .into_iter()
+                .map(|(name, packets)| VerdictRow {
+                    name: name.to_owned(),
+                    packets,
+                })
+                .collect(),
         }
     }
 

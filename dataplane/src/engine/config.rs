@@ -1,6 +1,7 @@
 //! Settings of a node, checked before anything is opened.
 
 use super::error::StartError;
+use crate::backend::af_xdp::AfXdpConfig;
 use crate::base::Nanos;
 use crate::base::limits::{
     DEFAULT_PORT, IDLE_CLOSE_NS, KEEPALIVE_NS, MAX_CORES, MAX_LANES, MAX_MTU, MIN_MTU,
@@ -18,13 +19,16 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Which packet path to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BackendChoice {
-    /// The faster one that works here (`docs/PERF_NOTES.md` has the figures).
+    /// AF_XDP where the driver does zero-copy, else UDP with GSO and GRO, which then is faster
+    /// (`docs/PERF_NOTES.md` has the figures).
     #[default]
     Auto,
     /// UDP with GSO and GRO through `sendmmsg` and `recvmmsg`.
     Udp,
     /// UDP with GSO and GRO through io_uring.
     IoUring,
+    /// AF_XDP, as [`EngineConfig::af_xdp`] says; the node does not start where it cannot be had.
+    AfXdp,
 }
 
 /// Which suites to offer. AES-256-GCM is always understood; AEGIS-256X2 is used where both ends
@@ -62,6 +66,8 @@ pub struct EngineConfig {
     pub mtu: usize,
     /// Packet path.
     pub backend: BackendChoice,
+    /// Settings of AF_XDP.
+    pub af_xdp: AfXdpConfig,
     /// Bytes for slot buffers; `None` sizes it for two sessions.
     pub memory: Option<usize>,
     /// Lanes asked for in a session, `1..=128`; the peer may offer fewer.
@@ -101,6 +107,7 @@ impl EngineConfig {
             cores: vec![None],
             mtu: 1500,
             backend: BackendChoice::Auto,
+            af_xdp: AfXdpConfig::default(),
             memory: None,
             lanes: 2,
             window: WINDOW_SLOTS,

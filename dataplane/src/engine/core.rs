@@ -219,11 +219,13 @@ impl<B: Backend> Core<B> {
             hists: &self.stats.hists,
             fec: &self.fec,
             ce: false,
+            queue: None,
             scratch: &mut self.scratch,
         };
         for mut burst in self.bursts.drain(..) {
             let from = burst.from();
             ctx.ce = burst.ecn() == ECN_CE;
+            ctx.queue = burst.queue();
             for frame in burst.segments_mut() {
                 self.stats.counters.add(Counter::RxFrames, 1);
                 self.stats
@@ -350,8 +352,20 @@ impl<B: Backend> Core<B> {
             ready += b;
             tx += lane.tx_pending();
         }
-        let drops = self.backend.stats().rx_kernel_drops;
-        self.stats.counters.store(Counter::RxSocketDropped, drops);
+        let backend = self.backend.stats();
+        for (counter, value) in [
+            (Counter::RxSocketDropped, backend.rx_kernel_drops),
+            (Counter::RxDirect, backend.rx_direct),
+            (Counter::RxMisdirected, backend.rx_misdirected),
+            (Counter::TxDirect, backend.tx_direct),
+            (Counter::TxLostBelow, backend.tx_lost_below),
+            (
+                Counter::FramesOutstanding,
+                self.backend.outstanding() as u64,
+            ),
+        ] {
+            self.stats.counters.store(counter, value);
+        }
         self.stats.counters.store(Counter::RxSlotsPending, rx);
         self.stats
             .counters

@@ -1,5 +1,6 @@
 //! Pinned lane cores, the control thread beside them, and what joins protocol and backend.
 
+mod bypass;
 mod command;
 mod config;
 mod control;

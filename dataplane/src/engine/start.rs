@@ -6,8 +6,9 @@ use super::control::{Call, ConnectReply, Control, CoreLink, SessionEnds};
 use super::core::Core;
 use super::error::{ConnectError, StartError};
 use super::snapshot::{CoreInfo, EngineInfo, Snapshot};
-use super::{run, topology};
+use super::{bypass, run, topology};
 use crate::backend::Backend;
+use crate::backend::af_xdp::AfXdp;
 use crate::backend::udp::{self, Choice, UdpConfig};
 use crate::base::Clock;
 use crate::codec::Policy;
@@ -43,6 +44,7 @@ pub struct Engine {
     local: SocketAddr,
     registry: Registry,
     compression: Policy,
+    bypass: Option<bypass::Watch>,
     calls: Sender<Call>,
     accepted: Receiver<SessionEnds>,
     snapshot: Arc<Mutex<Snapshot>>,
@@ -138,6 +140,12 @@ impl Engine {
         let mut infos = Vec::new();
         let mut backend_why = String::new();
         let mut local = SocketAddr::new(cfg.listen, cfg.port);
+        let bypass::Choice {
+            sockets,
+            watch,
+            why: bypass_why,
+        } = bypass::choose(&cfg)?;
+        let mut sockets = sockets.into_iter();
         for id in 0..cfg.cores.len() {
             // With port 0 the first core's port decides the others.
             let addr = SocketAddr::new(
@@ -153,8 +161,17 @@ impl Engine {
             let spec = CoreSpec {
                 id,
                 cpu: cfg.cores[id],
-                backend: cfg.backend,
-                udp: UdpConfig::new(addr),
+                packets: match sockets.next() {
+                    Some(socket) => Packets::AfXdp(Box::new(socket)),
+                    None => Packets::Udp(
+                        UdpConfig::new(addr),
+                        match cfg.backend {
+                            BackendChoice::Udp => Choice::Mmsg,
+                            BackendChoice::IoUring => Choice::Uring,
+                            BackendChoice::Auto | BackendChoice::AfXdp => Choice::Auto,
+                        },
+                    ),
+                },
                 commands: rx,
                 events: events_tx.clone(),
                 stats: registry.attach(format!("core {id}")),
@@ -178,7 +195,11 @@ impl Engine {
             };
             if id == 0 {
                 local = s.addr;
-                backend_why.clone_from(&s.why);
+                backend_why = match &bypass_why {
+                    Some(why) if watch.is_some() => format!("{why}; {}", s.why),
+                    Some(why) => format!("{}; {why}", s.why),
+                    None => s.why.clone(),
+                };
             }
             infos.push(CoreInfo {
                 id,
@@ -274,6 +295,7 @@ impl Engine {
             local,
             registry,
             compression,
+            bypass: watch,
             calls,
             accepted,
             snapshot,
@@ -333,6 +355,12 @@ impl Engine {
         self.compression
     }
 
+    /// What the XDP program on the interface has decided about packets, by name; empty without
+    /// AF_XDP.
+    pub fn verdicts(&self) -> Vec<(&'static str, u64)> {
+        self.bypass.as_ref().map_or_else(Vec::new, |w| w.verdicts())
+    }
+
     /// Sessions, lanes and memory, at most a tenth of a second old.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot
@@ -356,11 +384,26 @@ impl Drop for Engine {
     }
 }
 
+/// Where a core gets its packets from.
+enum Packets {
+    /// To be opened by the core's thread, which a ring belongs to.
+    Udp(UdpConfig, Choice),
+    AfXdp(Box<AfXdp>),
+}
+
 struct CoreSpec {
     id: usize,
     cpu: Option<usize>,
-    backend: BackendChoice,
-    udp: UdpConfig,
+    packets: Packets,
+    commands: Receiver<CoreCommand>,
+    events: Sender<CoreEvent>,
+    stats: Arc<crate::obs::ThreadStats>,
+    clock: Clock,
+    ready: Sender<std::io::Result<Started>>,
+}
+
+struct CoreRest {
+    id: usize,
     commands: Receiver<CoreCommand>,
     events: Sender<CoreEvent>,
     stats: Arc<crate::obs::ThreadStats>,
@@ -369,45 +412,51 @@ struct CoreSpec {
 }
 
 fn core_thread(spec: CoreSpec) {
-    let opened = (|| {
-        if let Some(cpu) = spec.cpu {
-            topology::pin_current(cpu).map_err(|e| std::io::Error::other(e.to_string()))?;
-        }
-        // A ring belongs to the thread that made it, so the backend is opened here.
-        udp::open(
-            &spec.udp,
-            match spec.backend {
-                BackendChoice::Auto => Choice::Auto,
-                BackendChoice::Udp => Choice::Mmsg,
-                BackendChoice::IoUring => Choice::Uring,
-            },
-        )
-    })();
-    let (backend, why) = match opened {
-        Ok(o) => o,
-        Err(e) => {
-            let _ = spec.ready.send(Err(e));
-            return;
-        }
+    let rest = CoreRest {
+        id: spec.id,
+        commands: spec.commands,
+        events: spec.events,
+        stats: spec.stats,
+        clock: spec.clock,
+        ready: spec.ready,
     };
+    if let Some(cpu) = spec.cpu
+        && let Err(e) = topology::pin_current(cpu)
+    {
+        let _ = rest.ready.send(Err(std::io::Error::other(e.to_string())));
+        return;
+    }
+    match spec.packets {
+        Packets::AfXdp(socket) => {
+            let why = socket.note().to_owned();
+            run_core(rest, *socket, why);
+        }
+        Packets::Udp(config, choice) => match udp::open(&config, choice) {
+            Ok((socket, why)) => {
+                let why = match socket.offload_note() {
+                    Some(note) => format!("{why}; {note}"),
+                    None => why,
+                };
+                run_core(rest, socket, why);
+            }
+            Err(e) => {
+                let _ = rest.ready.send(Err(e));
+            }
+        },
+    }
+}
+
+fn run_core<B: Backend>(rest: CoreRest, backend: B, why: String) {
     let started = Started {
         addr: backend.local_addr(),
         name: backend.name(),
-        why: match backend.offload_note() {
-            Some(note) => format!("{why}; {note}"),
-            None => why,
-        },
+        why,
         wakeup: backend.wakeup(),
         rx_capacity: backend.rx_capacity_bytes(),
     };
-    let mut core = Core::new(
-        spec.id,
-        backend,
-        spec.commands,
-        spec.events,
-        spec.stats.clone(),
-    );
-    if spec.ready.send(Ok(started)).is_ok() {
-        run(&mut core, spec.clock, &spec.stats.counters);
+    let (stats, clock) = (rest.stats, rest.clock);
+    let mut core = Core::new(rest.id, backend, rest.commands, rest.events, stats.clone());
+    if rest.ready.send(Ok(started)).is_ok() {
+        run(&mut core, clock, &stats.counters);
     }
 }

@@ -11,6 +11,7 @@ pub mod manager;
 pub mod pacer;
 pub mod rtt;
 pub mod sent;
+pub mod steer;
 
 mod loss;
 #[cfg(test)]
@@ -23,3 +24,4 @@ pub use lane_tx::{
 };
 pub use pacer::Pacer;
 pub use rtt::RttEstimator;
+pub use steer::{Arrival, Steering};

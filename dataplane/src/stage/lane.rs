@@ -11,7 +11,7 @@ use crate::crypto::lane::{LaneOpener, LaneSealer};
 use crate::crypto::replay::ReplayWindow;
 use crate::mem::{Arena, ArenaError, SlotBuf};
 use crate::obs::{Counter, CounterSet};
-use crate::proto::{Controller, LaneRx, LaneRxConfig, LaneTx, LaneTxConfig, TxSymbol};
+use crate::proto::{Controller, LaneRx, LaneRxConfig, LaneTx, LaneTxConfig, Steering, TxSymbol};
 use crate::verify::{Ledger, Level};
 use crate::window::{self, Reader, Writer};
 use std::net::SocketAddr;
@@ -117,6 +117,20 @@ pub struct LaneStatus {
     pub repair: u64,
     /// Data symbols sent again.
     pub resent: u64,
+    /// Flow that frames go out on: 0 from the core's own port, else from one chosen to reach the
+    /// peer's queue.
+    #[serde(default)]
+    pub flow: u16,
+    /// Flows tried for that so far.
+    #[serde(default)]
+    pub flows_tried: u16,
+    /// Queues of the peer's network device that our frames reach and should reach, by its report;
+    /// nothing where it reads a socket.
+    #[serde(default)]
+    pub peer_queue: Option<(u16, u16)>,
+    /// Queue of our network device that the peer's frames reach, where it is known.
+    #[serde(default)]
+    pub queue: Option<u16>,
 }
 
 /// The core's half of a lane.
@@ -143,6 +157,7 @@ pub struct Lane {
     pub(super) open_seen: (u64, Nanos),
     pub(super) deferred: Option<TxSymbol>,
     pub(super) pong: Option<(u64, u64)>,
+    pub(super) steering: Steering,
     pub(super) close_sent: u32,
     pub(super) close_at: Nanos,
     pub(super) ping_wanted: bool,
@@ -159,6 +174,8 @@ pub struct Lane {
     pub(super) replay: ReplayWindow,
     pub(super) replay_control: ReplayWindow,
     pub(super) last_rx: Nanos,
+    /// Receive queue of the network device that the latest data frame came in on.
+    pub(super) arrived_on: Option<u16>,
     /// What of the protocol's own figures is already in the core's counters.
     pub(super) counted: Counted,
 }
@@ -232,6 +249,7 @@ pub fn open_lane(
         open_seen: (u64::MAX, 0),
         deferred: None,
         pong: None,
+        steering: Steering::default(),
         close_sent: 0,
         close_at: 0,
         ping_wanted: false,
@@ -250,6 +268,7 @@ pub fn open_lane(
         replay: ReplayWindow::new(),
         replay_control: ReplayWindow::new(),
         last_rx: p.now,
+        arrived_on: None,
         counted: Counted::default(),
     };
     Ok((lane, ends))
@@ -332,6 +351,10 @@ impl Lane {
             lost: t.lost_frames,
             repair: t.repair,
             resent: t.resent,
+            flow: self.steering.flow(),
+            flows_tried: self.steering.tried(),
+            peer_queue: self.steering.arrival().map(|a| (a.queue, a.home)),
+            queue: self.arrived_on,
         };
     }
 

@@ -8,7 +8,7 @@ use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{COHERENCE_INTERVAL, HEADER_LEN, MAX_SYMBOL_LEN, TAG_LEN};
 use crate::fec::Fec;
 use crate::obs::{Counter, CounterSet, Hist, HistSet};
-use crate::proto::{Admit, Progress};
+use crate::proto::{Admit, Arrival, Progress};
 use crate::verify::{Coherence, Level};
 use crate::wire::control::{self, Message};
 use crate::wire::{FrameKind, Header};
@@ -26,6 +26,8 @@ pub struct FrameCtx<'a> {
     pub fec: &'a Fec,
     /// Whether the frame came with the congestion mark (ECN CE).
     pub ce: bool,
+    /// Receive queue of the network device that the frame came in on, where known.
+    pub queue: Option<u16>,
     /// Room for one symbol.
     pub scratch: &'a mut [u8; MAX_SYMBOL_LEN],
 }
@@ -202,6 +204,7 @@ impl Lane {
         if ctx.ce {
             self.rx.on_ce();
         }
+        self.arrived_on = ctx.queue;
         if let Some(mut s) = fresh {
             s.len = (k * len) as u32;
             if let Err(s) = self.rx_writer.begin(slot, s) {
@@ -317,6 +320,11 @@ impl Lane {
                 Message::Ping { id, t } => {
                     self.pong = Some((id, t));
                     self.rx.request_ack(ctx.now);
+                }
+                Message::Arrival { queue, home } => {
+                    let srtt = self.tx.rtt().smoothed();
+                    self.steering
+                        .on_arrival(ctx.now, srtt, Arrival { queue, home });
                 }
                 Message::Pong { .. } | Message::Padding(_) | Message::Unknown { .. } => {}
                 Message::LaneClose { reason, .. } => self.close(CloseReason::from_wire(reason)),

@@ -218,7 +218,11 @@ impl Lane {
             // Acknowledged while it waited for a frame: nothing to send any more.
             return Ok(true);
         };
-        let Some(mut frame) = ctx.backend.claim(&self.dest, len + FRAME_OVERHEAD) else {
+        let flow = self.steering.flow();
+        let claimed = ctx
+            .backend
+            .claim_flow(&self.dest, flow, len + FRAME_OVERHEAD);
+        let Some(mut frame) = claimed else {
             return Ok(false);
         };
         let index = usize::from(sym.index);
@@ -289,6 +293,10 @@ impl Lane {
                     chain,
                 };
                 n += w.encode_into(&mut body[n..]).unwrap_or(0);
+            }
+            if let (Some(queue), Some(home)) = (self.arrived_on, ctx.backend.queue()) {
+                let arrival = Message::Arrival { queue, home };
+                n += arrival.encode_into(&mut body[n..]).unwrap_or(0);
             }
             ctx.counters.add(Counter::AcksSent, 1);
         }

@@ -9,6 +9,7 @@
 //! | 4 | pong | id u64, time u64, as in the ping |
 //! | 5 | lane close | reason u16, final slot u64 |
 //! | 6 | session close | reason u16 |
+//! | 7 | arrival | queue u16, home u16 |
 //!
 //! A receiver skips types that it does not know, so that later versions can add some.
 
@@ -27,6 +28,7 @@ const PING: u8 = 3;
 const PONG: u8 = 4;
 const LANE_CLOSE: u8 = 5;
 const SESSION_CLOSE: u8 = 6;
+const ARRIVAL: u8 = 7;
 
 /// One control message.
 // An acknowledgement is decoded into place once per few slots; boxing it would allocate there.
@@ -72,6 +74,13 @@ pub enum Message {
         /// Why; zero is a normal end.
         reason: u16,
     },
+    /// Where the lane's frames arrive, from a receiver that listens on a queue of a network device.
+    Arrival {
+        /// Receive queue of the latest one.
+        queue: u16,
+        /// Receive queue of the lane's core.
+        home: u16,
+    },
     /// A message of a later version: skip it.
     Unknown {
         /// Its type.
@@ -103,6 +112,7 @@ impl Message {
             Message::Ping { .. } | Message::Pong { .. } => 16,
             Message::LaneClose { .. } => 10,
             Message::SessionClose { .. } => 2,
+            Message::Arrival { .. } => 4,
             Message::Unknown { .. } => return 0,
         };
         MESSAGE_HEADER_LEN + body
@@ -151,6 +161,11 @@ impl Message {
                 w.put(&head(SESSION_CLOSE))?;
                 w.put(&reason.to_le_bytes())?;
             }
+            Message::Arrival { queue, home } => {
+                w.put(&head(ARRIVAL))?;
+                w.put(&queue.to_le_bytes())?;
+                w.put(&home.to_le_bytes())?;
+            }
             Message::Unknown { .. } => return None,
         }
         Some(len)
@@ -160,7 +175,7 @@ impl Message {
         match kind {
             PADDING => Ok(Message::Padding(body.len() as u16)),
             ACK => Ok(Message::Ack(Ack::decode(body)?)),
-            WITNESS..=SESSION_CLOSE => {
+            WITNESS..=ARRIVAL => {
                 let mut r = Reader::new(body);
                 let m = Message::decode_fixed(kind, &mut r).ok_or(ControlError::Length)?;
                 if r.is_empty() {
@@ -193,6 +208,10 @@ impl Message {
                 final_slot: r.u64()?,
             },
             SESSION_CLOSE => Message::SessionClose { reason: r.u16()? },
+            ARRIVAL => Message::Arrival {
+                queue: r.u16()?,
+                home: r.u16()?,
+            },
             _ => Message::Unknown { kind },
         })
     }

@@ -6,6 +6,7 @@
 
 pub mod ack;
 pub mod control;
+pub mod eth;
 pub mod handshake;
 pub mod header;
 

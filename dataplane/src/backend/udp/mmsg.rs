@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +57,11 @@ impl Mmsg {
             stats: Stats::default(),
             socket,
         })
+    }
+
+    /// The descriptor, to be polled.
+    pub(in crate::backend) fn fd(&self) -> RawFd {
+        self.socket.fd()
     }
 
     /// Sets up a buffer for each message that has none, the one returned last first.

@@ -60,6 +60,17 @@ impl Config {
                 format!("is {k} where idle_close_s is {i}"),
             );
         }
+        if let Some(name) = &self.af_xdp.interface
+            && (!(1..=15).contains(&name.len()) || name.contains(['/', ' ']))
+        {
+            out.add("af_xdp.interface", format!("is {name:?}"));
+        }
+        if let Some(queues) = &self.af_xdp.queues {
+            let different = queues.iter().collect::<HashSet<_>>().len() == queues.len();
+            if !different || queues.is_empty() || queues.iter().any(|q| *q > 127) {
+                out.add("af_xdp.queues", format!("is {queues:?}"));
+            }
+        }
         out.range("memory.budget", self.memory.budget.0, 16 << 20, 4 << 40);
         let needed = self.session_bytes();
         if out.0.is_empty() && self.memory.budget.0 < needed {

@@ -17,6 +17,7 @@ pub(super) const SCHEMA: &[Section] = &[
         path: "",
         keys: &[
             ("node", "a table, [node]"),
+            ("af_xdp", "a table, [af_xdp]"),
             ("memory", "a table, [memory]"),
             ("session", "a table, [session]"),
             ("crypto", "a table, [crypto]"),
@@ -38,9 +39,22 @@ pub(super) const SCHEMA: &[Section] = &[
                 "\"auto\", 1 to 64, or a list of up to 64 CPU numbers such as [2, 3]",
             ),
             ("mtu", "1280 to 9216 bytes, the smallest MTU on the path"),
-            ("backend", "\"auto\", \"udp\" or \"io_uring\""),
+            ("backend", "\"auto\", \"udp\", \"io_uring\" or \"af_xdp\""),
             ("state_dir", "an absolute directory path"),
             ("control_socket", "an absolute path of at most 107 bytes"),
+        ],
+    },
+    Section {
+        path: "af_xdp",
+        keys: &[
+            ("interface", "name of a network interface, 1 to 15 bytes"),
+            ("mode", "\"auto\", \"native\" or \"generic\""),
+            ("zero_copy", "\"auto\", \"on\" or \"off\""),
+            (
+                "queues",
+                "a list of different queue numbers from 0 to 127, one for each core, such as [0, 1]",
+            ),
+            ("replace_foreign", "true or false"),
         ],
     },
     Section {

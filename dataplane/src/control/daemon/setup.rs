@@ -1,6 +1,9 @@
 //! From a configuration to the settings of node and service.
 
-use crate::control::config::{Backend, CcMode, Config, Cores, CryptoSuite, Peer, Repair};
+use crate::backend::af_xdp::{self, AfXdpConfig, AttachMode};
+use crate::control::config::{
+    AfXdp, Backend, CcMode, Config, Cores, CryptoSuite, Peer, Repair, XdpMode, ZeroCopy,
+};
 use crate::crypto::base64;
 use crate::crypto::identity::{Identity, IdentityError, PublicKey};
 use crate::engine::topology::{Topology, TopologyError};
@@ -69,7 +72,9 @@ impl Plan {
             Backend::Auto => BackendChoice::Auto,
             Backend::Udp => BackendChoice::Udp,
             Backend::IoUring => BackendChoice::IoUring,
+            Backend::AfXdp => BackendChoice::AfXdp,
         };
+        engine.af_xdp = af_xdp(&config.af_xdp);
         let budget = usize::try_from(config.memory.budget.0);
         engine.memory = Some(budget.unwrap_or(usize::MAX));
         engine.lanes = config.session.lanes;
@@ -129,6 +134,24 @@ impl Plan {
             sizes,
             warnings: warnings(config),
         })
+    }
+}
+
+fn af_xdp(config: &AfXdp) -> AfXdpConfig {
+    AfXdpConfig {
+        interface: config.interface.clone(),
+        mode: match config.mode {
+            XdpMode::Auto => AttachMode::Auto,
+            XdpMode::Native => AttachMode::Native,
+            XdpMode::Generic => AttachMode::Generic,
+        },
+        zero_copy: match config.zero_copy {
+            ZeroCopy::Auto => af_xdp::ZeroCopy::Auto,
+            ZeroCopy::On => af_xdp::ZeroCopy::On,
+            ZeroCopy::Off => af_xdp::ZeroCopy::Off,
+        },
+        queues: config.queues.clone(),
+        replace_foreign: config.replace_foreign,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Two daemons in two network namespaces, driven by the command-line program, as a user does it.
 //!
 //! `CTP96_E2E_MIB` sets the MiB sent each way (default 1,024), `CTP96_E2E_LONG_MIB` those of the
-//! long transfer (default 10,240). One test runs at a time: they share two cores and the disk.
+//! long transfer (default 10,240); `CTP96_E2E_XDP_MIB` those of each case over AF_XDP (default 64). One test runs at a time: they share two cores and the disk.
+
+mod af_xdp;
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -149,6 +151,7 @@ fn assert_done(outcome: &Value) {
 fn assert_balanced(nodes: &[Node; 2]) {
     for node in nodes {
         node.ctp96(["counters", "--check"]);
+        assert_eq!(node.counter("frames_outstanding"), 0);
     }
 }
 
@@ -243,13 +246,14 @@ fn number(job: &Value, field: &str) -> u64 {
 /// Kills one daemon in the middle of a transfer from the first to the second, starts it again,
 /// and lets the command that was started first end. Then everything is there, the books balance,
 /// and what was durable was not sent again.
-fn killed_at_half(what: &str, victim: usize) {
-    let size = mib("CTP96_E2E_MIB", 1024);
-    let dir = TempDir::new(&format!("e2e-kill-{victim}"));
+/// `size` MiB are sent at `rate`; `node` is more TOML for the section [node].
+fn killed_at_half(what: &str, victim: usize, size: u64, rate: &str, node: &str) {
+    let dir = TempDir::new(&format!("e2e-kill-{}", what.replace(' ', "-")));
     let lab = lab(Offloads::Whole);
     // A slow link, so that what the sender hears of the receiver's disk is not stale: at full speed
     // the rest has often arrived before the news that half of it is durable.
-    let mut nodes = pair(&lab, dir.path(), "[cc]\nmode = \"fixed:80MB\"\n");
+    let extra = format!("{node}\n[cc]\nmode = \"fixed:{rate}\"\n");
+    let mut nodes = pair(&lab, dir.path(), &extra);
     let source = dir.path().join("source");
     make_files(&source, 7, size);
     let mut sending = send_folder(&nodes[0], &source);
@@ -295,23 +299,27 @@ fn killed_at_half(what: &str, victim: usize) {
 fn a_receiver_killed_at_half_resumes() {
     require_or_skip!(Netns);
     let _alone = alone();
-    killed_at_half("receiver killed", 1);
+    killed_at_half("receiver killed", 1, mib("CTP96_E2E_MIB", 1024), "80MB", "");
 }
 
 #[test]
 fn a_sender_killed_at_half_resumes() {
     require_or_skip!(Netns);
     let _alone = alone();
-    killed_at_half("sender killed", 0);
+    killed_at_half("sender killed", 0, mib("CTP96_E2E_MIB", 1024), "80MB", "");
 }
 
 #[test]
 fn memory_does_not_grow_and_an_idle_daemon_sleeps() {
     require_or_skip!(Netns);
     let _alone = alone();
-    let dir = TempDir::new("e2e-long");
+    idle_after_a_long_transfer("long", mib("CTP96_E2E_LONG_MIB", 10 * 1024), "");
+}
+
+fn idle_after_a_long_transfer(what: &str, long: u64, node: &str) {
+    let dir = TempDir::new(&format!("e2e-{what}"));
     let lab = lab(Offloads::Whole);
-    let nodes = pair(&lab, dir.path(), "");
+    let nodes = pair(&lab, dir.path(), node);
     let run = |mib: u64| {
         let source = format!("zero:{mib}MiB");
         let outcome = nodes[0]
@@ -321,7 +329,6 @@ fn memory_does_not_grow_and_an_idle_daemon_sleeps() {
         assert_done(&outcome);
         nodes.each_ref().map(Node::resident)
     };
-    let long = mib("CTP96_E2E_LONG_MIB", 10 * 1024);
     // The first transfer touches every buffer of its session.
     let before = run((long / 10).max(64));
     let after = run(long);
