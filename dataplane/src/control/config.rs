@@ -70,6 +70,8 @@ pub struct Node {
     pub state_dir: PathBuf,
     /// Unix socket of the control API.
     pub control_socket: PathBuf,
+    /// Whether peers may measure against this node with bytes that are thrown away.
+    pub allow_discard: bool,
 }
 
 impl Default for Node {
@@ -83,6 +85,7 @@ impl Default for Node {
             backend: Backend::Auto,
             state_dir: "/var/lib/ctp96".into(),
             control_socket: "/run/ctp96/control.sock".into(),
+            allow_discard: true,
         }
     }
 }

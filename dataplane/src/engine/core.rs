@@ -22,8 +22,10 @@ const TABLE: usize = 256;
 const NO_LANE: u16 = u16::MAX;
 /// The ECN field's "congestion experienced" (RFC 3168).
 const ECN_CE: u8 = 3;
-/// Frames in one receive that tell a bulk transfer from small messages and acknowledgements.
+/// Frames in [`BULK_SPAN`] that tell a bulk transfer from small messages and acknowledgements.
 const BULK_FRAMES: usize = 16;
+/// Time over which arrivals are counted for that, nanoseconds.
+const BULK_SPAN: Nanos = 200_000;
 /// How often figures for operators are refreshed, nanoseconds.
 const STATUS_EVERY: Nanos = 100_000_000;
 
@@ -50,8 +52,10 @@ pub struct Core<B: Backend> {
     status_at: Nanos,
     stop: bool,
     stage_clock: Clock,
-    /// Whether the last receive that found anything found [`BULK_FRAMES`].
+    /// Whether [`BULK_FRAMES`] came in the last [`BULK_SPAN`] that has ended.
     bulk: bool,
+    /// Frames since the present span began, and when it ends.
+    arriving: (usize, Nanos),
 }
 
 impl<B: Backend> Core<B> {
@@ -81,6 +85,7 @@ impl<B: Backend> Core<B> {
             stop: false,
             stage_clock: Clock::start(),
             bulk: false,
+            arriving: (0, 0),
         }
     }
 
@@ -94,7 +99,7 @@ impl<B: Backend> Core<B> {
         &mut self.backend
     }
 
-    /// Whether a bulk transfer is arriving: the last frames came in a crowd.
+    /// Whether a bulk transfer is arriving.
     pub fn bulk(&self) -> bool {
         self.bulk
     }
@@ -203,6 +208,10 @@ impl<B: Backend> Core<B> {
     }
 
     fn receive(&mut self, now: Nanos) -> bool {
+        if now >= self.arriving.1 {
+            self.bulk = self.arriving.0 >= BULK_FRAMES;
+            self.arriving = (0, now + BULK_SPAN);
+        }
         let start = self.stage_clock.now();
         if self.backend.recv(&mut self.bursts).is_err() {
             self.stats.counters.add(Counter::RxErrors, 1);
@@ -211,7 +220,7 @@ impl<B: Backend> Core<B> {
             return false;
         }
         let got = self.stage_clock.now();
-        self.bulk = self.bursts.iter().map(Burst::segments).sum::<usize>() >= BULK_FRAMES;
+        self.arriving.0 += self.bursts.iter().map(Burst::segments).sum::<usize>();
         self.stats.hists.record(Hist::StageRecv, got - start);
         let mut ctx = FrameCtx {
             now,

@@ -42,6 +42,7 @@ pub(super) const SCHEMA: &[Section] = &[
             ("backend", "\"auto\", \"udp\", \"io_uring\" or \"af_xdp\""),
             ("state_dir", "an absolute directory path"),
             ("control_socket", "an absolute path of at most 107 bytes"),
+            ("allow_discard", "true or false"),
         ],
     },
     Section {

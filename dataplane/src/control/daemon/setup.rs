@@ -121,12 +121,11 @@ impl Plan {
             per_lane: bufs_per_lane(engine.window),
             session: engine.session_bytes(),
         };
-        // A node lets every configured peer measure against it: discarded bytes touch no disk.
         let service = ServiceConfig {
             identity: engine.identity.clone(),
             state_dir: config.node.state_dir.clone(),
             receive,
-            allow_discard: true,
+            allow_discard: config.node.allow_discard,
         };
         Ok(Plan {
             engine,
