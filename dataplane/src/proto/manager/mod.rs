@@ -258,6 +258,13 @@ impl Manager {
         Ok(id)
     }
 
+    /// Gives up our own attempt to reach a peer, without an event; a COUNTER to it is not heard any
+    /// more. Gives whether there was one.
+    pub fn abandon(&mut self, key: &PublicKey) -> bool {
+        let peer = self.peers.get_mut(key);
+        peer.and_then(|p| p.end_intent(&mut self.table)).is_some()
+    }
+
     /// The engine has received an authentic frame on a session: ACCEPT has arrived, it is not repeated
     /// any more.
     pub fn confirm(&mut self, local_index: u32) {

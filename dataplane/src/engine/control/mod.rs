@@ -1,35 +1,26 @@
 //! The control thread: handshakes, sessions coming and going, liveness. It touches no payload.
 
+mod open;
+
 use super::command::{CoreCommand, CoreEvent};
 use super::config::EngineConfig;
 use super::error::ConnectError;
 use super::snapshot::{LaneInfo, SessionInfo, Snapshot};
-use crate::base::limits::FRAME_OVERHEAD;
 use crate::base::{Clock, Nanos};
 use crate::crypto::Provider;
 use crate::crypto::identity::PublicKey;
-use crate::crypto::schedule::{Direction, SessionSecrets};
 use crate::mem::Arena;
 use crate::obs::{Counter, ThreadStats};
-use crate::proto::manager::{Manager, ManagerEvent, Negotiated, Role, Side};
-use crate::proto::{CcConfig, CcKind, LaneTxConfig, RepairAhead};
+use crate::proto::manager::{Manager, ManagerEvent, Side};
 use crate::ring::Wakeup;
-use crate::stage::{
-    CloseReason, LaneEnds, LaneParams, LaneShared, LaneStatus, SessionShared, open_lane,
-};
-use crate::verify::Level;
-use crate::wire::handshake::{Params, agreed_suite, suite_name};
-use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
+use crate::stage::{CloseReason, LaneEnds, LaneShared, LaneStatus, SessionShared};
+use crate::wire::handshake::suite_name;
+use crossbeam_channel::{Receiver, Sender, never, select};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-/// What a peer's socket is taken to hold until its first acknowledgement says so, bytes.
-const FIRST_FLIGHT: u32 = 256 << 10;
-/// Round trip that is assumed before the first sample, nanoseconds.
-const INITIAL_RTT_NS: Nanos = 10_000_000;
 
 /// The control thread looks at its sessions at least this often.
 const TICK: Duration = Duration::from_millis(100);
@@ -107,20 +98,11 @@ struct Live {
     lanes: Vec<(Arc<LaneShared>, Arc<Mutex<LaneStatus>>)>,
     ended: usize,
     pinged: Nanos,
+    /// When a handshake was last started because of the peer's silence.
     revived: Nanos,
+    /// Whether that handshake is still wanted.
+    reviving: bool,
     confirmed: bool,
-}
-
-struct Established {
-    local_index: u32,
-    remote_index: u32,
-    peer: PublicKey,
-    remote_addr: SocketAddr,
-    role: Role,
-    secrets: SessionSecrets,
-    remote: Params,
-    negotiated: Negotiated,
-    replaces: Option<u32>,
 }
 
 struct Waiter {
@@ -276,9 +258,26 @@ impl Control {
         }
     }
 
+    /// A peer that was asked for a new handshake because it had been silent, and has spoken on its
+    /// old session since, was starved and not restarted: the old session goes on.
+    fn forget_needless_handshakes(&mut self) {
+        for s in self.sessions.values_mut() {
+            let heard = s.shared.last_rx.load(Ordering::Relaxed);
+            if s.reviving && heard > s.revived {
+                s.reviving = false;
+                // Somebody who asked for a session of his own still gets it.
+                if self.waiters.iter().all(|w| w.peer != s.peer) {
+                    self.manager.abandon(&s.peer);
+                }
+            }
+        }
+    }
+
     fn on_event(&mut self, event: CoreEvent) {
         match event {
             CoreEvent::Handshake { from, bytes } => {
+                // The peer's core answers on the session before its control thread answers here.
+                self.forget_needless_handshakes();
                 let now = self.clock.now();
                 let cores = &self.cores;
                 let mut out = |to: SocketAddr, bytes: &[u8]| send_datagram(cores, to, bytes);
@@ -312,7 +311,7 @@ impl Control {
                 negotiated,
                 replaces,
                 ..
-            } => self.establish(Established {
+            } => self.establish(open::Established {
                 local_index,
                 remote_index,
                 peer,
@@ -337,166 +336,6 @@ impl Control {
         }
     }
 
-    fn establish(&mut self, e: Established) {
-        let now = self.clock.now();
-        if let Some(old) = e.replaces {
-            self.close(old, CloseReason::PeerRestarted);
-        }
-        let name = self.peer_name(&e.peer);
-        let initiator = e.role == Role::Initiator;
-        let suite = agreed_suite(self.suite, e.remote.attestation.suite);
-        let opened = self.open_lanes(&e, suite, now);
-        let (ends, lanes, shared) = match opened {
-            Ok(o) => o,
-            Err(source) => {
-                eprintln!("ctp96: no memory for a session with {name}: {source}");
-                self.manager.close(e.local_index);
-                let mut first = Some(source);
-                for w in self.waiters.extract_if(.., |w| w.peer == e.peer) {
-                    let _ = w.reply.send(Err(match first.take() {
-                        Some(source) => ConnectError::Memory {
-                            peer: name.clone(),
-                            source,
-                        },
-                        None => ConnectError::Refused {
-                            peer: name.clone(),
-                            reason: "no memory".into(),
-                        },
-                    }));
-                }
-                return;
-            }
-        };
-        let ends = SessionEnds {
-            index: e.local_index,
-            peer: e.peer,
-            peer_name: name,
-            addr: e.remote_addr,
-            initiator,
-            receipt_key: e.remote.attestation.receipt_key,
-            same_host: e.remote.boot_id >> 32 == self.boot_id >> 32,
-            lanes: ends,
-        };
-        self.stats.counters.add(Counter::SessionsOpened, 1);
-        self.sessions.insert(
-            e.local_index,
-            Live {
-                peer: e.peer,
-                addr: e.remote_addr,
-                initiator,
-                suite,
-                symbol_len: usize::from(e.negotiated.symbol_len),
-                since: now,
-                shared,
-                lanes,
-                ended: 0,
-                pinged: now,
-                revived: now,
-                confirmed: false,
-            },
-        );
-        let waiter = self.waiters.iter().position(|w| w.peer == e.peer);
-        let lost = match waiter.filter(|_| initiator) {
-            Some(i) => self.waiters.swap_remove(i).reply.send(Ok(ends)).is_err(),
-            None => match self.accepted.try_send(ends) {
-                Ok(()) => false,
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => true,
-            },
-        };
-        if lost {
-            // Nobody takes it: the peer is told rather than left with a session that goes nowhere.
-            self.close(e.local_index, CloseReason::Finished);
-        }
-    }
-
-    #[allow(clippy::type_complexity, reason = "used once, just above")]
-    fn open_lanes(
-        &mut self,
-        e: &Established,
-        suite: u8,
-        now: Nanos,
-    ) -> Result<
-        (
-            Vec<LaneEnds>,
-            Vec<(Arc<LaneShared>, Arc<Mutex<LaneStatus>>)>,
-            Arc<SessionShared>,
-        ),
-        crate::mem::ArenaError,
-    > {
-        let shared = Arc::new(SessionShared::default());
-        shared.last_rx.store(now, Ordering::Relaxed);
-        // The stronger of what both sides want.
-        let level = match Level::from_wire(e.remote.attestation.witness) {
-            Some(Level::Full) => Level::Full,
-            _ => self.cfg.level,
-        };
-        // Of what we state ourselves at most, so it is known. The secrets are this session's alone:
-        // no key is ever used with two suites.
-        let provider = Provider::for_suite(suite, self.provider).unwrap_or(self.provider);
-        let sending = Direction::sending(e.role == Role::Initiator);
-        let n = usize::from(e.negotiated.lanes);
-        let mut opened = Vec::with_capacity(n);
-        for lane in 0..n {
-            let core = lane % self.cores.len();
-            let link = &self.cores[core];
-            let port = e.remote.base_port + (lane % usize::from(e.remote.cores.max(1))) as u16;
-            let lane_shared = Arc::new(LaneShared::new(
-                lane as u8,
-                link.wakeup.clone(),
-                shared.clone(),
-            ));
-            // The lanes of all sessions on a core share its socket buffer.
-            let lanes_on_core = n.div_ceil(self.cores.len()).max(1);
-            let params = LaneParams {
-                lane: lane as u8,
-                local_index: e.local_index,
-                remote_index: e.remote_index,
-                dest: SocketAddr::new(e.remote_addr.ip(), port),
-                symbol_len: usize::from(e.negotiated.symbol_len),
-                window: usize::from(e.negotiated.window_slots),
-                provider,
-                tx_secret: *e.secrets.direction(sending),
-                rx_secret: *e.secrets.direction(sending.reverse()),
-                level,
-                tx: LaneTxConfig {
-                    window_slots: e.negotiated.window_slots,
-                    symbol_len: e.negotiated.symbol_len,
-                    inflight_limit: FIRST_FLIGHT,
-                    repair_ahead: match self.cfg.repair_ahead {
-                        Some(n) => RepairAhead::Fixed(n),
-                        None => RepairAhead::Adaptive,
-                    },
-                    cc: CcConfig {
-                        kind: match self.cfg.fixed_rate {
-                            Some(r) => CcKind::Fixed(r.bytes_per_s / n as u64),
-                            None => CcKind::Bbr,
-                        },
-                        max_rate: None,
-                        frame: u64::from(e.negotiated.symbol_len) + FRAME_OVERHEAD as u64,
-                        initial_rtt: INITIAL_RTT_NS,
-                        seed: u64::from(e.local_index) << 8 | lane as u64,
-                    },
-                },
-                linger: self.cfg.linger,
-                inflight_limit: (link.rx_capacity / lanes_on_core).min(u32::MAX as usize) as u32,
-                now,
-            };
-            let (lane, ends) = open_lane(params, &self.arena, lane_shared)?;
-            opened.push((core, lane, ends));
-        }
-        let mut ends = Vec::with_capacity(n);
-        let mut watch = Vec::with_capacity(n);
-        for (core, lane, end) in opened {
-            watch.push((end.shared.clone(), end.status.clone()));
-            self.cores[core].send(CoreCommand::Open {
-                local_index: e.local_index,
-                lane: Box::new(lane),
-            });
-            ends.push(end);
-        }
-        Ok((ends, watch, shared))
-    }
-
     fn close(&mut self, index: u32, reason: CloseReason) {
         if let Some(s) = self.sessions.get(&index) {
             for (lane, _) in &s.lanes {
@@ -506,6 +345,7 @@ impl Control {
     }
 
     fn tick(&mut self) {
+        self.forget_needless_handshakes();
         let now = self.clock.now();
         let cores = &self.cores;
         let mut out = |to: SocketAddr, bytes: &[u8]| send_datagram(cores, to, bytes);
@@ -553,6 +393,7 @@ impl Control {
             });
             if stalled && quiet > STALL_NS && now - s.revived > STALL_NS {
                 s.revived = now;
+                s.reviving = true;
                 revive.push((s.peer, s.addr));
             }
             let keepalive = self.cfg.keepalive;
