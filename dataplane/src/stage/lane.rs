@@ -2,10 +2,10 @@
 
 use super::shared::{CloseReason, LaneShared};
 use super::slots::{RxSlot, TxSlot};
-use crate::base::Nanos;
 use crate::base::limits::{
     FRAME_OVERHEAD, MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, SLOT_PREAMBLE_LEN, WINDOW_SLOTS,
 };
+use crate::base::{Bits96, Nanos};
 use crate::crypto::Provider;
 use crate::crypto::lane::{LaneOpener, LaneSealer};
 use crate::crypto::replay::ReplayWindow;
@@ -117,6 +117,16 @@ pub struct LaneStatus {
     pub repair: u64,
     /// Data symbols sent again.
     pub resent: u64,
+    /// The window to the peer: slots handed over and not yet complete there, by class (slot
+    /// number modulo 96).
+    #[serde(default)]
+    pub tx_slots: Bits96,
+    /// The window from the peer: slots that have some symbols, but not enough.
+    #[serde(default)]
+    pub rx_open: Bits96,
+    /// The window from the peer: complete slots that the application has not given back.
+    #[serde(default)]
+    pub rx_held: Bits96,
 }
 
 /// The core's half of a lane.
@@ -332,6 +342,9 @@ impl Lane {
             lost: t.lost_frames,
             repair: t.repair,
             resent: t.resent,
+            tx_slots: self.tx.pending_slots(),
+            rx_open: self.rx.open_slots(),
+            rx_held: self.rx.held_slots(self.rx_released),
         };
     }
 
