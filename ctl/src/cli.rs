@@ -1,5 +1,9 @@
 //! The command line.
 
+mod live;
+
+pub use live::{HistArgs, HistForm, LaneOrder, RecordArgs, TopArgs};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctp96::codec::Policy;
 use ctp96::control::api::SendSource;
@@ -24,7 +28,9 @@ Examples:
   ctp96 send *.iso archive:images            .. into a directory there
   ctp96 send --source zero:10GiB --sink discard archive
                                              measure: no disk at either end
+  ctp96 top                                  what happens now, on one screen
   ctp96 hist                                 latencies and stage times
+  ctp96 record --to run.hlog --for 60s       the same over time, for other tools
   ctp96 counters --check                     do the books balance?
   ctp96 doctor                               what this host can do, what stands in the way
   ctp96 queues plan eth1 --port 9696         a NIC queue for each lane core
@@ -63,7 +69,53 @@ pub enum Command {
     /// List the lanes of every session: slots, congestion window, rate, losses
     Lanes,
     /// Show latency percentiles: one way, round trip, and each stage of the pipe
-    Hist,
+    #[command(after_help = "\
+Without a form: count, mean, p50, p90, p99, p99.9 and the largest value of each histogram since the
+daemon started.
+
+With --lane the values of that lane number, since its sessions were opened. A lane has histograms of
+its own for digest, compression, decompression and the way of a slot. The other stages and the round
+trip are measured by the core, for all of its lanes together: these are shown for the core or cores
+that the lane is on, and named so.
+
+Examples:
+  ctp96 hist
+  ctp96 hist rtt stage_seal --plot      the percentile curves, in characters
+  ctp96 hist --lane 0
+  ctp96 hist --html > hist.html         one page with the curves; needs no network
+  ctp96 hist --csv                      times in nanoseconds
+  ctp96 hist --log run.hlog             sum of a log that `ctp96 record` made")]
+    Hist(HistArgs),
+    /// Record the histograms over time, in the log format of HdrHistogram
+    #[command(after_help = "\
+The file is an interval log of HdrHistogram (version 1.3: V2, compressed, base64), in nanoseconds, a
+tag for each histogram. HistogramLogProcessor, HistogramLogAnalyzer and the HdrHistogram libraries
+read it, and `ctp96 hist --log FILE` does. Each interval has what was recorded in it alone. It is
+written when it ends, so that an interruption costs one interval at most; Ctrl-C costs none.
+
+Examples:
+  ctp96 record --to run.hlog                       until Ctrl-C
+  ctp96 record --to run.hlog --every 100ms --for 60s
+  ctp96 hist --log run.hlog --plot rtt")]
+    Record(RecordArgs),
+    /// Watch rates, lanes, stages and windows; q ends, ? explains
+    #[command(after_help = "\
+Rates count application bytes; the bar is a share of 25 GB/s. The stages are the time that each took
+in the last interval, as a share of one core. The map shows the window of a session: 96 slots for
+each lane, each character one slot or several; a full session of 128 lanes has 12,288, which are 48
+pages (p00 to p47) of 256. The daemon refreshes it a few times a second.
+
+Keys:
+  q  end            p  pause             s  next order of the lanes
+  up, down  lane    d  direction of map  ?  help
+
+NO_COLOR and --no-colour leave colours out; nothing is said by colour alone.
+
+Examples:
+  ctp96 top
+  ctp96 top --every 250ms --sort loss
+  ctp96 top --once                     two looks a second apart, as text, for a pipe")]
+    Top(TopArgs),
     /// Show what was counted, and check that every frame and slot is accounted for
     #[command(after_help = "\
 With --check the daemon evaluates its conservation equations (every frame received has one fate,

@@ -2,18 +2,21 @@
 
 mod cli;
 mod doctor;
+mod hist;
 mod host;
 mod keys;
 mod out;
 mod progress;
 mod queues;
+mod record;
 mod send;
 mod show;
 mod summary;
+mod top;
 
 use clap::Parser;
 use cli::{Cli, Command};
-use ctp96::control::api::{CountersReply, DoneReply, HistReply, JobsReply, LanesReply, PeersReply};
+use ctp96::control::api::{CountersReply, DoneReply, JobsReply, LanesReply, PeersReply};
 use ctp96::control::api::{Request, StatusReply};
 use ctp96::control::client::{Client, ClientError};
 use out::Failure;
@@ -40,7 +43,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Status => report(cli, &Request::Status, |r: &StatusReply| show::status(r)),
         Command::Peers => report(cli, &Request::Peers, |r: &PeersReply| show::peers(r)),
         Command::Lanes => report(cli, &Request::Lanes, |r: &LanesReply| show::lanes(r)),
-        Command::Hist => report(cli, &Request::Hist, |r: &HistReply| show::hists(r)),
+        Command::Hist(args) => hist::run(socket, args, cli.json),
+        Command::Record(args) => record::run(socket, args, cli.json),
+        Command::Top(args) => top::run(socket, args, cli.json),
         Command::Counters { check, all } => {
             let request = Request::Counters { check: *check };
             let reply: CountersReply = ask(socket, &request)?;

@@ -26,7 +26,7 @@ const JSON_EVERY: Duration = Duration::from_secs(1);
 pub fn run(socket: &Path, args: &SendArgs, as_json: bool) -> Result<(), Failure> {
     let request = Request::Send(request(args)?);
     let mut link = Link::open(socket)?;
-    let before: HistReply = link.client.call(&Request::Hist)?;
+    let before: HistReply = link.client.call(&Request::Hist { lane: None })?;
     let started = Instant::now();
     let mut id = link.client.call::<SendReply>(&request)?.id;
     let mut progress = Progress::new(as_json);
@@ -80,7 +80,7 @@ pub fn run(socket: &Path, args: &SendArgs, as_json: bool) -> Result<(), Failure>
     // The job is over; a daemon that went away right now only costs the stage times.
     let hists = link
         .client
-        .call(&Request::Hist)
+        .call(&Request::Hist { lane: None })
         .map_or(vec![], |after| between(&before, &after));
     let resumed = if restarts == 0 {
         job.bytes_resumed

@@ -1,10 +1,10 @@
 //! Replies as text for people.
 
 use ctp96::control::api::{
-    CheckReply, CounterRow, CountersReply, HistReply, Job, JobState, JobsReply, LanesReply,
-    PeersReply, StatusReply,
+    CheckReply, CounterRow, CountersReply, Job, JobState, JobsReply, LanesReply, PeersReply,
+    StatusReply,
 };
-use ctp96::obs::text::{bytes, count, duration, hist_table, rate, rate_and_target};
+use ctp96::obs::text::{bytes, count, duration, rate, rate_and_target};
 use std::fmt::Write as _;
 
 // Writing to a String cannot fail, so the results of writeln! are dropped throughout this file.
@@ -195,21 +195,6 @@ pub fn lanes(r: &LanesReply) -> String {
             }
             None => out.push('\n'),
         }
-    }
-    out
-}
-
-/// `ctp96 hist`
-pub fn hists(r: &HistReply) -> String {
-    let (some, none): (Vec<_>, Vec<_>) = r.hists.iter().partition(|h| h.summary.count > 0);
-    let mut out = hist_table(some.iter().map(|h| (h.name.as_str(), h.summary)));
-    out.push('\n');
-    for h in &some {
-        let _ = writeln!(out, "{:<18}{}", h.name, h.label);
-    }
-    if !none.is_empty() {
-        let names: Vec<_> = none.iter().map(|h| h.name.as_str()).collect();
-        let _ = writeln!(out, "nothing recorded: {}", names.join(", "));
     }
     out
 }

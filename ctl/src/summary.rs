@@ -1,5 +1,6 @@
 //! What a finished transfer says: how much, how fast, and where the time went.
 
+use crate::hist::since;
 use ctp96::control::api::{HistReply, HistRow, Job};
 use ctp96::obs::Summary;
 use ctp96::obs::text::{bytes, duration, hist_table, rate_and_target};
@@ -31,13 +32,8 @@ pub fn between(before: &HistReply, after: &HistReply) -> Vec<Row> {
             .iter()
             .find(|b| b.name == now.name)
             .and_then(HistRow::values);
-        if let Some(old) = old
-            && old.len() <= values.len()
-        {
-            let whole = values.clone();
-            if values.subtract(&old).is_err() {
-                values = whole;
-            }
+        if let Some(old) = old {
+            values = since(&values, &old);
         }
         Some(Row {
             name: now.name.clone(),

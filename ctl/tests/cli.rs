@@ -58,8 +58,8 @@ fn help_teaches() {
         assert!(out(&o).contains(want), "{want}: {}", out(&o));
     }
     for sub in [
-        "send", "counters", "status", "peers", "lanes", "hist", "jobs", "cancel", "stop", "doctor",
-        "queues",
+        "send", "counters", "status", "peers", "lanes", "hist", "record", "top", "jobs", "cancel",
+        "stop", "doctor", "queues",
     ] {
         let o = ctp96(&[sub, "--help"]);
         assert_eq!(code(&o), 0, "{sub}");
@@ -87,6 +87,15 @@ fn mistakes_exit_with_2() {
             "archive:dir",
         ],
         &["cancel", "first"],
+        &["hist", "--lane", "128"],
+        &["hist", "--csv", "--plot"],
+        &["hist", "--lane", "1", "--log", "x"],
+        &["--json", "hist", "--html"],
+        &["record"],
+        &["record", "--to", "x", "--every", "1ms"],
+        &["record", "--to", "x", "--for", "soon"],
+        &["top", "--sort", "colour"],
+        &["--json", "top", "--once"],
         &["queues"],
         &["queues", "apply"],
         &["queues", "plan", "lo", "--port", "0"],
@@ -110,6 +119,9 @@ fn without_a_daemon_it_exits_with_3_and_says_how_to_start_one() {
         &["peers"],
         &["lanes"],
         &["hist"],
+        &["hist", "--lane", "0", "--csv"],
+        &["record", "--to", "/nonexistent/log", "--for", "1s"],
+        &["top", "--once"],
         &["counters", "--check"],
         &["jobs"],
         &["cancel", "1"],

@@ -5,7 +5,7 @@ use super::sender::{LaneSender, Parts};
 use crate::codec::Policy;
 use crate::crypto::identity::PublicKey;
 use crate::engine::{ConnectError, Engine, SessionEnds};
-use crate::obs::ThreadStats;
+use crate::obs::{ThreadStats, Writer};
 use crate::stage::{CloseReason, LaneEnds, LaneShared};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -84,11 +84,14 @@ impl Session {
             .and_then(Option::take)
             .ok_or(ConnectError::NoLane(n))?;
         let registry = self.engine.registry();
-        let name = |end: &str| format!("session {:08x} lane {n} {end}", self.index);
-        let stats = (
-            registry.attach(name("send")),
-            registry.attach(name("receive")),
-        );
+        let [sending, receiving] = [true, false].map(|sends| {
+            registry.attach_writer(Writer::LaneEnd {
+                session: self.index,
+                lane: n,
+                sends,
+            })
+        });
+        let stats = (sending, receiving);
         Ok(lane_ends(
             ends,
             self.engine.compression(),

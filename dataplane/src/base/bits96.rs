@@ -126,6 +126,25 @@ impl Bits96 {
     }
 }
 
+/// As 24 hexadecimal digits, the highest member first.
+impl serde::Serialize for Bits96 {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&format_args!("{:024x}", self.0))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Bits96 {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Bits96, D::Error> {
+        let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
+        match u128::from_str_radix(&text, 16) {
+            Ok(bits) if bits <= MASK => Ok(Bits96(bits)),
+            _ => Err(serde::de::Error::custom(
+                "a set of 96 is 24 hexadecimal digits",
+            )),
+        }
+    }
+}
+
 impl std::fmt::Debug for Bits96 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.iter()).finish()
@@ -161,6 +180,22 @@ mod tests {
             prop_assert_eq!(s.shift_down(n).iter().collect::<Vec<_>>(), down);
             prop_assert_eq!(s.leading_run(), (0..96).take_while(|i| o.contains(i)).count());
             prop_assert_eq!(Bits96::first(n).len(), n.min(96));
+        }
+    }
+
+    #[test]
+    fn it_survives_json() {
+        let mut s = Bits96::EMPTY;
+        for i in [0, 5, 63, 64, 95] {
+            s.insert(i);
+        }
+        for set in [s, Bits96::EMPTY, Bits96::first(96)] {
+            let text = serde_json::to_string(&set).expect("a text");
+            assert_eq!(text.len(), 26);
+            assert_eq!(serde_json::from_str::<Bits96>(&text).expect(&text), set);
+        }
+        for bad in ["\"\"", "\"g\"", "7", "\"1000000000000000000000000\""] {
+            assert!(serde_json::from_str::<Bits96>(bad).is_err(), "{bad}");
         }
     }
 }

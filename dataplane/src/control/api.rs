@@ -37,7 +37,11 @@ pub enum Request {
     /// The lanes of every session: [`LanesReply`].
     Lanes,
     /// Latency histograms: [`HistReply`].
-    Hist,
+    Hist {
+        /// Those of the lane with this number, in every session, instead of the node's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lane: Option<usize>,
+    },
     /// Counters: [`CountersReply`].
     Counters {
         /// Also check the conservation equations, waiting up to two seconds for a quiet moment.
@@ -297,6 +301,10 @@ pub struct HistRow {
     pub label: String,
     /// Percentiles, nanoseconds.
     pub summary: Summary,
+    /// Whose values these are where not the whole node's: `lane 3`, or `core 1`, which has those
+    /// of all of its lanes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     /// The whole histogram, HdrHistogram V2 in base64.
     pub hdr: String,
 }
@@ -304,13 +312,19 @@ pub struct HistRow {
 impl HistRow {
     /// The row of one quantity.
     pub fn of(hist: Hist, values: &Hdr<u64>) -> HistRow {
+        HistRow::named(hist.name(), hist.label(), values)
+    }
+
+    /// The row of a histogram of nanoseconds from elsewhere, such as a log.
+    pub fn named(name: &str, label: &str, values: &Hdr<u64>) -> HistRow {
         let mut raw = Vec::new();
         // Fails only where counts exceed what the format holds; the percentiles are there still.
         let encoded = V2Serializer::new().serialize(values, &mut raw).is_ok();
         HistRow {
-            name: hist.name().to_owned(),
-            label: hist.label().to_owned(),
+            name: name.to_owned(),
+            label: label.to_owned(),
             summary: Summary::of(values),
+            of: None,
             hdr: if encoded {
                 base64::encode(&raw)
             } else {
@@ -321,15 +335,21 @@ impl HistRow {
 
     /// The whole histogram; `None` where the text holds none.
     pub fn values(&self) -> Option<Hdr<u64>> {
-        let text = self.hdr.as_bytes();
-        let padding = text.iter().rev().take_while(|&&c| c == b'=').count();
-        let len = (text.len() / 4 * 3)
-            .checked_sub(padding)
-            .filter(|&n| n > 0)?;
-        let mut raw = vec![0; len];
-        base64::decode(text, &mut raw).ok()?;
-        Deserializer::new().deserialize(&mut raw.as_slice()).ok()
+        hdr_from_base64(&self.hdr)
     }
+}
+
+/// Reads a histogram as [`HistRow`] and HdrHistogram's interval logs have it: V2 in base64, deflated
+/// or not.
+pub fn hdr_from_base64(text: &str) -> Option<Hdr<u64>> {
+    let text = text.as_bytes();
+    let padding = text.iter().rev().take_while(|&&c| c == b'=').count();
+    let len = (text.len() / 4 * 3)
+        .checked_sub(padding)
+        .filter(|&n| n > 0)?;
+    let mut raw = vec![0; len];
+    base64::decode(text, &mut raw).ok()?;
+    Deserializer::new().deserialize(&mut raw.as_slice()).ok()
 }
 
 /// Counters since the start.
@@ -489,52 +509,4 @@ pub struct Job {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::obs::Histogram;
-
-    #[test]
-    fn a_histogram_survives_the_wire() {
-        let h = Histogram::new();
-        for ns in [100, 5_000, 5_000, 7_000_000] {
-            h.record(ns);
-        }
-        let row = HistRow::of(Hist::Rtt, &h.snapshot());
-        let text = serde_json::to_string(&row).expect("a row has a JSON form");
-        let back: HistRow = serde_json::from_str(&text).expect("and is read back");
-        let values = back.values().expect("the histogram is in it");
-        assert_eq!(Summary::of(&values), row.summary);
-        assert_eq!((back.name.as_str(), values.len()), ("rtt", 4));
-        for bad in ["", "=", "====", "AAAA", "!"] {
-            assert!(
-                HistRow {
-                    hdr: bad.into(),
-                    ..row.clone()
-                }
-                .values()
-                .is_none(),
-                "{bad}"
-            );
-        }
-    }
-
-    #[test]
-    fn replies_carry_their_outcome() {
-        let ok = reply_line(&Ok(Reply::Send(SendReply { id: 7 })));
-        assert_eq!(ok, "{\"ok\":true,\"id\":7}\n");
-        assert_eq!(parse_reply(ok.as_bytes()), Ok(SendReply { id: 7 }));
-        assert_eq!(
-            reply_line(&Ok(Reply::Done(DoneReply {}))),
-            "{\"ok\":true}\n"
-        );
-        let no = reply_line(&Err(ApiError("no \"peer\"".into())));
-        assert_eq!(
-            parse_reply::<SendReply>(no.as_bytes()),
-            Err(ApiError("no \"peer\"".into()))
-        );
-        for odd in ["", "[]", "{}", "{\"ok\":true}", "{\"ok\":1}"] {
-            let e = parse_reply::<SendReply>(odd.as_bytes()).expect_err(odd);
-            assert!(e.0.contains("cannot be read"), "{odd}: {e}");
-        }
-    }
-}
+mod tests;

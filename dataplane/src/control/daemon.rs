@@ -18,7 +18,7 @@ use super::signals::raise_stop;
 use crate::api::Node;
 use crate::crypto::identity::PublicKey;
 use crate::engine::Snapshot;
-use crate::obs::{BALANCES, Counter, Hist, check_balances};
+use crate::obs::{BALANCES, Counter, Hist, Writer, check_balances};
 use crate::service::{Dest, JobId, SendJob, Service, Source};
 use setup::Plan;
 use std::path::PathBuf;
@@ -176,6 +176,44 @@ impl Daemon {
         }
     }
 
+    /// What the lanes of that number have recorded, and the cores that they are on.
+    fn lane_hists(&self, lane: usize) -> Result<HistReply, ApiError> {
+        let snapshot = self.node.snapshot();
+        let mut cores: Vec<usize> = snapshot
+            .lanes
+            .iter()
+            .filter(|l| usize::from(l.status.lane) == lane)
+            .map(|l| l.status.core)
+            .collect();
+        cores.sort_unstable();
+        cores.dedup();
+        if cores.is_empty() {
+            return Err(ApiError(format!(
+                "no session has a lane {lane} now; `ctp96 lanes` lists those there are"
+            )));
+        }
+        let registry = self.node.registry();
+        let of_lane =
+            registry.hists_of(|w| matches!(w, Writer::LaneEnd { lane: n, .. } if n == lane));
+        let of_core = registry.hists_of(|w| matches!(w, Writer::Core(id) if cores.contains(&id)));
+        let names: Vec<_> = cores.iter().map(usize::to_string).collect();
+        let core = format!("core {}", names.join("+"));
+        let row = |&h: &Hist| {
+            let (values, of) = if h.is_per_lane() {
+                (&of_lane, format!("lane {lane}"))
+            } else {
+                (&of_core, core.clone())
+            };
+            HistRow {
+                of: Some(of),
+                ..HistRow::of(h, &values[h as usize])
+            }
+        };
+        Ok(HistReply {
+            hists: Hist::ALL.iter().map(row).collect(),
+        })
+    }
+
     fn counters(&self, check: bool) -> CountersReply {
         let mut now = self.node.registry().counters();
         let check = check.then(|| {
@@ -271,7 +309,8 @@ impl Handler for Daemon {
                     sessions: s.sessions,
                 })
             }
-            Request::Hist => Reply::Hist(self.hists()),
+            Request::Hist { lane: None } => Reply::Hist(self.hists()),
+            Request::Hist { lane: Some(n) } => Reply::Hist(self.lane_hists(n)?),
             Request::Counters { check } => Reply::Counters(self.counters(check)),
             Request::Send(r) => Reply::Send(self.send(r)?),
             Request::Job { id, since, wait_ms } => {

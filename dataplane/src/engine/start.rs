@@ -17,7 +17,7 @@ use crate::crypto::calibrate::{Calibration, calibrate};
 use crate::crypto::identity::PublicKey;
 use crate::fec::Fec;
 use crate::mem::Arena;
-use crate::obs::Registry;
+use crate::obs::{Registry, Writer};
 use crate::proto::manager::{Manager, Options};
 use crate::ring::Wakeup;
 use crate::stage::{CloseReason, Lane};
@@ -174,7 +174,7 @@ impl Engine {
                 },
                 commands: rx,
                 events: events_tx.clone(),
-                stats: registry.attach(format!("core {id}")),
+                stats: registry.attach_writer(Writer::Core(id)),
                 clock,
                 ready,
             };

@@ -184,6 +184,17 @@ hists! {
     StageDecompress "stage_decompress" "Decompression of one slot.";
 }
 
+impl Hist {
+    /// Whether the ends of a lane record it. The others are recorded by the core, for all of its
+    /// lanes together.
+    pub const fn is_per_lane(self) -> bool {
+        matches!(
+            self,
+            Hist::OneWaySlot | Hist::StageDigest | Hist::StageCompress | Hist::StageDecompress
+        )
+    }
+}
+
 /// One [`Histogram`] per [`Hist`], for one writer.
 #[derive(Debug)]
 pub struct HistSet {

@@ -12,4 +12,4 @@ pub mod text;
 
 pub use counters::{BALANCES, Balance, Counter, CounterSet, Imbalance, check_balances};
 pub use hist::{Hist, HistSet, Histogram, Summary};
-pub use registry::{Registry, ThreadStats};
+pub use registry::{Registry, ThreadStats, Writer};

@@ -13,6 +13,7 @@ pub struct ThreadStats {
     /// The thread's histograms.
     pub hists: HistSet,
     name: String,
+    writer: Option<Writer>,
 }
 
 impl ThreadStats {
@@ -24,9 +25,46 @@ impl ThreadStats {
         }
     }
 
+    /// What writes here, where that is a core or an end of a lane.
+    pub fn writer(&self) -> Option<Writer> {
+        self.writer
+    }
+
     /// The writer's name, such as `core 3`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+}
+
+/// Who writes: its name says what the figures are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// A lane core, by number.
+    Core(usize),
+    /// An end of a lane in the hands of the application.
+    LaneEnd {
+        /// Our index of the session.
+        session: u32,
+        /// Lane number.
+        lane: usize,
+        /// Whether it sends.
+        sends: bool,
+    },
+}
+
+impl std::fmt::Display for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Writer::Core(id) => write!(f, "core {id}"),
+            Writer::LaneEnd {
+                session,
+                lane,
+                sends,
+            } => {
+                let end = if sends { "send" } else { "receive" };
+                write!(f, "session {session:08x} lane {lane} {end}")
+            }
+        }
     }
 }
 
@@ -79,7 +117,19 @@ impl Registry {
 
     /// Statistics for a new writer. When the writer drops its last handle, its totals are kept.
     pub fn attach(&self, name: impl Into<String>) -> Arc<ThreadStats> {
-        let stats = Arc::new(ThreadStats::new(name));
+        self.keep(ThreadStats::new(name))
+    }
+
+    /// [`Registry::attach`] for a writer that [`Registry::hists_of`] can tell from others.
+    pub fn attach_writer(&self, writer: Writer) -> Arc<ThreadStats> {
+        self.keep(ThreadStats {
+            writer: Some(writer),
+            ..ThreadStats::new(writer.to_string())
+        })
+    }
+
+    fn keep(&self, stats: ThreadStats) -> Arc<ThreadStats> {
+        let stats = Arc::new(stats);
         let mut inner = self.lock();
         inner.retire();
         inner.live.push(Arc::clone(&stats));
@@ -105,6 +155,18 @@ impl Registry {
         let mut out = inner.retired_hists.clone();
         for stats in &inner.live {
             stats.hists.merge_into(&mut out);
+        }
+        out
+    }
+
+    /// The histograms of the living writers that `wanted` accepts, merged, in the order of
+    /// [`Hist::ALL`].
+    pub fn hists_of(&self, wanted: impl Fn(Writer) -> bool) -> Vec<Hdr<u64>> {
+        let mut out: Vec<_> = Hist::ALL.iter().map(|_| empty_hdr()).collect();
+        for stats in &self.lock().live {
+            if stats.writer.is_some_and(&wanted) {
+                stats.hists.merge_into(&mut out);
+            }
         }
         out
     }
@@ -146,5 +208,33 @@ mod tests {
         assert_eq!(r.hists()[Hist::Rtt as usize].len(), 10);
         assert_eq!(r.writers().len(), 1);
         assert_eq!(r.writers()[0].name(), "core 0");
+    }
+
+    #[test]
+    fn writers_are_told_apart() {
+        let r = Registry::new();
+        let end = |session, lane, sends| Writer::LaneEnd {
+            session,
+            lane,
+            sends,
+        };
+        let stats = [
+            r.attach_writer(Writer::Core(1)),
+            r.attach_writer(end(7, 1, true)),
+            r.attach_writer(end(8, 1, false)),
+            r.attach("core 1"),
+        ];
+        for (i, s) in stats.iter().enumerate() {
+            s.hists.get(Hist::Rtt).record_n(1_000, 1 << i);
+        }
+        let count = |wanted: &dyn Fn(Writer) -> bool| r.hists_of(wanted)[Hist::Rtt as usize].len();
+        assert_eq!(count(&|w| w == Writer::Core(1)), 1);
+        assert_eq!(
+            count(&|w| matches!(w, Writer::LaneEnd { lane: 1, .. })),
+            2 + 4
+        );
+        assert_eq!(count(&|_| true), 7);
+        assert_eq!(r.hists()[Hist::Rtt as usize].len(), 15);
+        assert_eq!(stats[1].name(), "session 00000007 lane 1 send");
     }
 }

@@ -359,6 +359,25 @@ impl LaneRx {
         self.received
     }
 
+    /// Slots that hold symbols but are not complete, by class.
+    pub fn open_slots(&self) -> Bits96 {
+        let mut set = Bits96::EMPTY;
+        for slot in (self.base..self.seen_end).filter(|slot| self.is_open(*slot)) {
+            set.insert(class(slot, WINDOW_SLOTS));
+        }
+        set
+    }
+
+    /// Complete slots from `released` on, by class: those that wait for an earlier one, and those
+    /// that the application has not given back.
+    pub fn held_slots(&self, released: u64) -> Bits96 {
+        let mut set = self.complete;
+        for slot in released.max(self.base.saturating_sub(WINDOW_SLOTS as u64))..self.base {
+            set.insert(class(slot, WINDOW_SLOTS));
+        }
+        set
+    }
+
     /// Slots that hold symbols but are not complete.
     pub fn pending(&self) -> usize {
         (self.base..self.seen_end)

@@ -2,10 +2,10 @@
 
 use super::shared::{CloseReason, LaneShared};
 use super::slots::{RxSlot, TxSlot};
-use crate::base::Nanos;
 use crate::base::limits::{
     FRAME_OVERHEAD, MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, SLOT_PREAMBLE_LEN, WINDOW_SLOTS,
 };
+use crate::base::{Bits96, Nanos};
 use crate::crypto::Provider;
 use crate::crypto::lane::{LaneOpener, LaneSealer};
 use crate::crypto::replay::ReplayWindow;
@@ -131,6 +131,16 @@ pub struct LaneStatus {
     /// Queue of our network device that the peer's frames reach, where it is known.
     #[serde(default)]
     pub queue: Option<u16>,
+    /// The window to the peer: slots handed over and not yet complete there, by class (slot
+    /// number modulo 96).
+    #[serde(default)]
+    pub tx_slots: Bits96,
+    /// The window from the peer: slots that have some symbols, but not enough.
+    #[serde(default)]
+    pub rx_open: Bits96,
+    /// The window from the peer: complete slots that the application has not given back.
+    #[serde(default)]
+    pub rx_held: Bits96,
 }
 
 /// The core's half of a lane.
@@ -355,6 +365,9 @@ impl Lane {
             flows_tried: self.steering.tried(),
             peer_queue: self.steering.arrival().map(|a| (a.queue, a.home)),
             queue: self.arrived_on,
+            tx_slots: self.tx.pending_slots(),
+            rx_open: self.rx.open_slots(),
+            rx_held: self.rx.held_slots(self.rx_released),
         };
     }
 

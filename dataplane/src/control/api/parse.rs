@@ -16,7 +16,7 @@ const OPS: &[(&str, &[&str])] = &[
     ("status", &[]),
     ("peers", &[]),
     ("lanes", &[]),
-    ("hist", &[]),
+    ("hist", &["lane"]),
     ("counters", &["check"]),
     (
         "send",
@@ -76,7 +76,15 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ApiError> {
         "status" => Request::Status,
         "peers" => Request::Peers,
         "lanes" => Request::Lanes,
-        "hist" => Request::Hist,
+        "hist" => Request::Hist {
+            lane: match f.number("lane")? {
+                None => None,
+                Some(n) if n < MAX_LANES as u64 => Some(n as usize),
+                Some(n) => {
+                    return refuse(format!("`lane` is {n}; lanes are 0 to {}", MAX_LANES - 1));
+                }
+            },
+        },
         "counters" => Request::Counters {
             check: f.flag("check")?,
         },
@@ -260,7 +268,8 @@ mod tests {
             Request::Status,
             Request::Peers,
             Request::Lanes,
-            Request::Hist,
+            Request::Hist { lane: None },
+            Request::Hist { lane: Some(127) },
             Request::Counters { check: true },
             Request::Send(send(files, SendDest::Dir("in".into()))),
             Request::Send(SendRequest {
@@ -359,6 +368,7 @@ mod tests {
                 "{\"op\":\"send\",\"peer\":\"a\",\"zero\":1,\"lanes\":129}",
                 "1 to 128",
             ),
+            ("{\"op\":\"hist\",\"lane\":128}", "0 to 127"),
             (
                 "{\"op\":\"send\",\"peer\":\"a\",\"zero\":1,\"compress\":\"rar\"}",
                 "deflate:6",

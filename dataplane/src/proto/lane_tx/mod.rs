@@ -196,6 +196,15 @@ impl LaneTx {
         self.next_slot - self.base - self.done.len() as u64
     }
 
+    /// The same slots by class: what of the window is occupied.
+    pub fn pending_slots(&self) -> Bits96 {
+        let mut set = Bits96::EMPTY;
+        for slot in self.base..self.next_slot {
+            set.insert(class(slot, WINDOW_SLOTS));
+        }
+        set.minus(self.done)
+    }
+
     /// Bytes in flight: sent, and neither received nor lost as far as is known.
     pub fn in_flight(&self) -> u64 {
         let frames = self.loss.in_flight(self.log.next_pn());
