@@ -8,7 +8,7 @@ const W: f64 = 640.0;
 const H: f64 = 300.0;
 /// Room for the axes.
 const LEFT: f64 = 56.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 30.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 44.0;
 /// Colours that can be told apart with the usual colour blindnesses (Okabe and Ito).
@@ -210,6 +210,7 @@ pub fn bars(title: &str, unit: &str, all: &[(String, f64, Option<f64>)]) -> Stri
     for (i, (name, value, mark)) in all.iter().enumerate() {
         let y = i as f64 * ROW + 6.0;
         let end = x.at(*value);
+        let free = end.max(mark.map_or(end, |m| x.at(m)));
         let _ = write!(
             s,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text><rect x=\"{NAMES}\" \
@@ -221,7 +222,7 @@ pub fn bars(title: &str, unit: &str, all: &[(String, f64, Option<f64>)]) -> Stri
             (end - NAMES).max(0.0),
             ROW - 6.0,
             COLOURS[0],
-            end + 6.0,
+            free + 6.0,
             y + 14.0,
             number(*value),
             escape(unit)

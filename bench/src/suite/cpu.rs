@@ -126,7 +126,8 @@ fn memcpy(len: usize, set: usize, core: usize, seconds: f64) -> Outcome {
 pub fn copy_rate(len: usize, set: usize, seconds: f64) -> Result<f64> {
     let pieces = (set / len).max(1);
     let src = vec![1_u8; pieces * len];
-    let mut dst = vec![0_u8; pieces * len];
+    // Not zeroes, which the kernel would hand out page by page within the measurement.
+    let mut dst = vec![2_u8; pieces * len];
     let mut at = 0;
     let per_batch = pieces.min(64);
     let bytes = rate(seconds, || {
@@ -193,7 +194,10 @@ pub fn acceleration<'a>(core: usize, cpus: usize, seconds: f64) -> Vec<Spec<'a>>
     let mut n = 1;
     loop {
         let cores: Vec<usize> = (0..n).collect();
-        let label = format!("{n} cores");
+        let label = match n {
+            1 => "1 core".to_owned(),
+            n => format!("{n} cores"),
+        };
         let of = |what: &str| [("what", what.to_owned()), ("with", label.clone())];
         for p in [Provider::Ring, Provider::Aegis256x2] {
             let cores = cores.clone();

@@ -126,7 +126,7 @@ impl<'a> Spec<'a> {
 /// What cases have left besides their figures.
 #[derive(Default)]
 pub struct Extras {
-    /// The last occupancy that was sampled.
+    /// The last occupancy that was sampled with the most lanes.
     pub occupancy: Option<Occupancy>,
     /// Stages of both sides of the last run of a case that asked for them, by case.
     pub sides: Vec<(String, Vec<crate::peer::NodeReport>)>,
@@ -281,9 +281,11 @@ impl<'a> Row<'a> {
                 if !self.last.sides.is_empty() {
                     extras.sides.push((case.id(), self.last.sides));
                 }
-                if let Some(mut occupancy) = self.last.occupancy {
-                    occupancy.case = case.id();
-                    extras.occupancy = Some(occupancy);
+                let lanes = |o: &Occupancy| o.counts.len();
+                let best = extras.occupancy.as_ref().map_or(0, lanes);
+                if let Some(mut seen) = self.last.occupancy.filter(|o| lanes(o) >= best) {
+                    seen.case = case.id();
+                    extras.occupancy = Some(seen);
                 }
                 case.curves = self.last.curves;
                 case.series = self.last.series;
