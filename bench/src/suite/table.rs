@@ -60,7 +60,8 @@ pub fn number(v: f64) -> String {
         () if a == 0.0 => "0".to_owned(),
         () if a >= 100.0 => format!("{v:.0}"),
         () if a >= 10.0 => format!("{v:.1}"),
-        () if a >= 0.1 => format!("{v:.2}"),
+        () if a >= 1.0 => format!("{v:.2}"),
+        () if a >= 0.1 => format!("{v:.3}"),
         () => format!("{v:.4}"),
     }
 }
@@ -184,7 +185,7 @@ mod tests {
 
     #[test]
     fn numbers_keep_what_matters() {
-        let shown = [0.0, 1234.5, 12.34, 1.234, 0.01234].map(number);
-        assert_eq!(shown, ["0", "1234", "12.3", "1.23", "0.0123"]);
+        let shown = [0.0, 1234.5, 12.34, 1.234, 0.1234, 0.01234].map(number);
+        assert_eq!(shown, ["0", "1234", "12.3", "1.23", "0.123", "0.0123"]);
     }
 }
