@@ -36,6 +36,7 @@ linux-libc-dev /usr/include/linux/bpf.h
 libc6-dev /usr/include/$multiarch/asm/types.h
 libhwloc-dev /usr/include/hwloc.h
 libudev-dev /usr/include/libudev.h
+chromium chromium
 EOP
 }
 

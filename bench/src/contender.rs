@@ -1,7 +1,7 @@
 //! One way to move bytes from host to host, as the comparison sees it.
 
 use crate::Result;
-use ::tests::lab::Lab;
+use crate::site::Site;
 use serde::Serialize;
 
 /// What every contender is asked to do in one run.
@@ -51,9 +51,9 @@ pub trait Contender {
     fn is_reference(&self) -> bool {
         false
     }
-    /// Moves the bytes from `lab.left` to `lab.right`.
+    /// Moves the bytes from the sending to the receiving end of `site`.
     ///
     /// # Errors
     /// Anything that kept the payload from arriving in full.
-    fn transfer(&self, lab: &Lab, task: &Task) -> Result<Sample>;
+    fn transfer(&self, site: &Site, task: &Task) -> Result<Sample>;
 }

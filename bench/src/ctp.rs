@@ -1,10 +1,11 @@
 //! CTP-96 as a contender: a node on each side, one lane core and the application on one CPU each.
 
 use crate::Result;
-use crate::baseline::Payload;
 use crate::contender::{Contender, Sample, Task};
-use crate::peer::{self, Job, Meter, Ready, SideReport};
-use ::tests::lab::{LINK, Lab};
+use crate::load::{self, Load};
+use crate::peer::{self, Job, Ready, SideReport};
+use crate::site::Site;
+use ::tests::lab::LINK;
 use ctp96::api::{Node, NodeBuilder};
 use ctp96::backend::af_xdp::{AfXdpConfig, AttachMode};
 use ctp96::codec::Policy;
@@ -16,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// A stall this long means that the other side is gone.
-const STALL: Duration = Duration::from_secs(30);
+pub const STALL: Duration = Duration::from_secs(30);
 
 /// How the nodes of a run are set up. The bytes are incompressible and compression is off, as it is
 /// for the baselines.
@@ -37,6 +38,14 @@ pub struct Setup {
     verify: String,
     /// `auto`, `aes-256-gcm` or `aegis-256x2`.
     suite: String,
+    /// Lanes of the session.
+    pub lanes: usize,
+    /// Lane cores of each side.
+    pub cores: usize,
+    /// What the application does with the lanes.
+    pub load: Load,
+    /// Whether both sides report where their time went.
+    pub observe: bool,
 }
 
 /// CTP-96 over UDP with one backend, one verification level and one suite.
@@ -79,15 +88,15 @@ impl Contender for Ctp {
         format!("ctp96 {} {} {}", self.backend, self.verify, self.suite)
     }
 
-    fn transfer(&self, lab: &Lab, task: &Task) -> Result<Sample> {
-        let setup = Setup::new(lab, self, false);
-        peer::run_pair(lab, task, "bbr-like", peer::Stack::Ctp(setup))
+    fn transfer(&self, site: &Site, task: &Task) -> Result<Sample> {
+        let setup = Setup::new(site, self, false);
+        peer::run_pair(site, task, "bbr-like", peer::Stack::Ctp(setup))
     }
 }
 
 impl Setup {
-    /// A run of `row` in `lab`; `generic` matters to AF_XDP alone.
-    pub fn new(lab: &Lab, row: &Ctp, generic: bool) -> Setup {
+    /// A run of `row` at `site`, one lane, slots written in place; `generic` matters to AF_XDP alone.
+    pub fn new(site: &Site, row: &Ctp, generic: bool) -> Setup {
         let (mut secret, mut peer) = ([0; 32], [0; 32]);
         // Keys for one run between two processes of this bench; they protect nothing else.
         for (i, b) in secret.iter_mut().chain(&mut peer).enumerate() {
@@ -96,12 +105,21 @@ impl Setup {
         Setup {
             secret,
             peer,
-            mtu: lab.mtu() as usize,
+            mtu: site.mtu() as usize,
             backend: row.backend.clone(),
             generic,
             verify: row.verify.clone(),
             suite: row.suite.clone(),
+            lanes: 1,
+            cores: 1,
+            load: Load::Slots,
+            observe: false,
         }
+    }
+
+    /// `auto`, `aes-256-gcm` or `aegis-256x2`.
+    pub fn suite(&self) -> &str {
+        &self.suite
     }
 
     /// The same run seen from the other side.
@@ -114,14 +132,24 @@ impl Setup {
     }
 
     fn node(&self, core: usize, listen: SocketAddr, to: Option<SocketAddr>) -> Result<Node> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        // The first with the application, the others on the CPUs that follow.
+        let place = |i| {
+            if i == 0 {
+                core
+            } else {
+                (core + i) % cpus.max(1)
+            }
+        };
+        let cores: Vec<usize> = (0..self.cores).map(place).collect();
         let builder: NodeBuilder = Node::builder(Identity::from_secret(&self.secret));
         let peer = Identity::from_secret(&self.peer).public();
         Ok(builder
             .listen(listen)
             .peer("peer", peer, to)
-            .pin(&[core])
+            .pin(&cores)
             .mtu(self.mtu)
-            .lanes(1, 96)
+            .lanes(self.lanes, 96)
             .verify(self.verify.parse::<Level>()?)
             .backend(match self.backend.as_str() {
                 "udp" => BackendChoice::Udp,
@@ -160,20 +188,7 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
     );
     let node = setup.node(job.core, any, Some(to))?;
     let session = node.connect(&Identity::from_secret(&setup.peer).public(), STALL)?;
-    let (mut lane, _) = session.lane(0)?;
-    let mut payload = Payload::new(job.bytes, job.chunk.min(lane.slot_capacity()))?;
-    let meter = Meter::start()?;
-    while let Some(piece) = payload.next_piece() {
-        let mut slot = lane.claim(STALL)?;
-        slot[..piece.len()].copy_from_slice(piece);
-        slot.commit(piece.len());
-    }
-    lane.wait_witnessed(STALL)?;
-    let report = meter.stop(job.bytes);
-    if std::env::var_os("CTP96_BENCH_STAGES").is_some() {
-        peer::stages("send", &node);
-    }
-    report
+    load::send(job, setup, &node, &session)
 }
 
 /// Accepts one session and receives the job's payload.
@@ -183,16 +198,7 @@ pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
         addr: node.local_addr(),
     })?;
     let session = node.accept(STALL)?;
-    let (_, mut lane) = session.lane(0)?;
-    let meter = Meter::start()?;
-    let mut received = 0;
-    while received < job.bytes {
-        received += lane.slot(STALL)?.len() as u64;
-    }
-    let report = meter.stop(received);
-    if std::env::var_os("CTP96_BENCH_STAGES").is_some() {
-        peer::stages("receive", &node);
-    }
+    let report = load::receive(job, setup, &node, &session);
     // The last witness must leave before the node does.
     std::thread::sleep(Duration::from_millis(300));
     report

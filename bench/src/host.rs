@@ -1,6 +1,6 @@
 //! The machine that a figure belongs to, and what else it was doing meanwhile.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,7 +22,7 @@ const FEATURES: [&str; 12] = [
 ];
 
 /// What is printed above every table.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Host {
     /// Start of the run, UTC, `YYYY-MM-DD HH:MM`.
     pub date: String,
@@ -157,6 +157,30 @@ fn ksoftirqd_seconds() -> f64 {
     nanoseconds / 1e9
 }
 
+/// User and system time of this process and of the children that have ended, seconds; 0 where the
+/// kernel does not say.
+pub fn children_and_self_cpu_seconds() -> f64 {
+    let seconds = |who| crate::peer::cpu_seconds(who).unwrap_or(0.0);
+    seconds(libc::RUSAGE_SELF) + seconds(libc::RUSAGE_CHILDREN)
+}
+
+/// Rounds a second of a fixed loop of dependent multiplications, in millions: the best of a few
+/// short slices, so that it follows the CPU's clock and not what else runs.
+pub fn spin_rate() -> f64 {
+    const ROUNDS: u64 = 500_000;
+    let mut best = 0.0_f64;
+    let mut x = 1_u64;
+    for _ in 0..10 {
+        let started = std::time::Instant::now();
+        for _ in 0..ROUNDS {
+            x = std::hint::black_box(x.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        }
+        best = best.max(ROUNDS as f64 / started.elapsed().as_secs_f64() / 1e6);
+    }
+    std::hint::black_box(x);
+    best
+}
+
 /// `YYYY-MM-DD HH:MM` in UTC.
 fn utc_minute(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -202,5 +226,6 @@ mod tests {
         let host = Host::describe();
         assert!(host.cpus >= 1 && !host.kernel.is_empty() && host.memory > 0);
         assert!(MachineTime::now().busy_s > 0.0);
+        assert!(spin_rate() > 0.0 && children_and_self_cpu_seconds() > 0.0);
     }
 }

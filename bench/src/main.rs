@@ -1,13 +1,23 @@
 //! `ctp96-bench`: what this machine does, beside what users pick today, in the same run.
 
 mod baseline;
+mod bottleneck;
 mod contender;
+mod corpus;
 mod ctp;
+mod diff;
 mod host;
+mod html;
+mod load;
 mod peer;
 mod pipe;
 mod rings;
+mod schema;
+mod site;
 mod stats;
+mod suite;
+mod svg;
+mod target;
 mod transfer;
 mod units;
 
@@ -16,12 +26,15 @@ use baseline::{tcp, tls};
 use clap::{Args, Parser, Subcommand};
 use contender::{Contender, Task};
 use std::process::ExitCode;
+use suite::Job as Suite;
+use suite::cli::{self, Common};
 use transfer::Plan;
 
 /// Errors of the bench are for people: a sentence, with its cause.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Measures CTP-96 beside plain TCP and TLS 1.3 on the same link.
+/// Measures CTP-96 beside what users pick today, in the same run: how fast this host is, why not
+/// faster, and what the target would take.
 #[derive(Parser)]
 #[command(name = "ctp96-bench", version, about)]
 struct Cli {
@@ -31,6 +44,82 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Every suite with its defaults: one document (with --quick in under ten minutes on two cores).
+    All(Common),
+    /// Bulk transfer over memory, loopback, veth or to another host, beside TCP, TLS 1.3 and QUIC.
+    Throughput {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        own: cli::Throughput,
+    },
+    /// 1 to 1,024 streams of messages over the lanes of one session.
+    Concurrency {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        own: cli::Concurrency,
+    },
+    /// Messages of 32 bytes to 16 MiB.
+    Payload {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        own: cli::Payload,
+    },
+    /// Codec by level and corpus, on one core.
+    Compression {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        own: cli::Compression,
+    },
+    /// Cipher suite by provider and frame size, on one core.
+    Encryption {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        own: cli::Encryption,
+    },
+    /// Verification level fast against full.
+    Verification {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        own: cli::Verification,
+    },
+    /// What the CPU's extensions bring, and what further cores do.
+    Acceleration {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        own: cli::Acceleration,
+    },
+    /// Backend by MTU, offload and queues.
+    Network {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        own: cli::Network,
+    },
+    /// Held rates over a longer time: tail latency, drift and memory.
+    Sustained {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        own: cli::Sustained,
+    },
+    /// What changed between two documents beyond their noise; exit code 1 if something is worse.
+    Diff(cli::Diff),
+    /// A document again: as tables, as a page for a browser, as CSV.
+    Report(cli::Report),
+    /// Receives for suites that another host runs with --to. Whoever reaches the port can make this
+    /// host receive and burn a CPU meanwhile: for networks of your own.
+    Serve {
+        /// Address to listen on for control connections.
+        #[arg(long, default_value = "0.0.0.0:9695")]
+        listen: std::net::SocketAddr,
+    },
     /// Bytes from one host to another over a veth pair, all contenders interleaved (needs root).
     Transfer {
         /// CTP-96 rows, each `backend[:level[:suite]]` (auto, udp, io_uring, af_xdp; fast, full;
@@ -146,8 +235,34 @@ struct Link {
     json: bool,
 }
 
+/// Runs suites, in a release build only.
+fn suites(common: &Common, jobs: &[Suite]) -> Result<()> {
+    refuse_debug()?;
+    cli::measure(common, jobs)
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::All(common) => suites(&common, &Suite::all()),
+        Command::Throughput { common, own } => suites(&common, &[Suite::Throughput(own)]),
+        Command::Concurrency { common, own } => suites(&common, &[Suite::Concurrency(own)]),
+        Command::Payload { common, own } => suites(&common, &[Suite::Payload(own)]),
+        Command::Compression { common, own } => suites(&common, &[Suite::Compression(own)]),
+        Command::Encryption { common, own } => suites(&common, &[Suite::Encryption(own)]),
+        Command::Verification { common, own } => suites(&common, &[Suite::Verification(own)]),
+        Command::Acceleration { common, own } => suites(&common, &[Suite::Acceleration(own)]),
+        Command::Network { common, own } => suites(&common, &[Suite::Network(own)]),
+        Command::Sustained { common, own } => suites(&common, &[Suite::Sustained(own)]),
+        Command::Diff(o) => match cli::compare(&o) {
+            Ok(true) => return ExitCode::FAILURE,
+            Ok(false) => Ok(()),
+            Err(e) => {
+                eprintln!("ctp96-bench: {e}");
+                return ExitCode::from(2);
+            }
+        },
+        Command::Report(o) => cli::show(&o),
+        Command::Serve { listen } => refuse_debug().and_then(|()| site::serve(listen)),
         Command::Peer => peer::serve(),
         Command::Pipe {
             mtu,

@@ -6,15 +6,17 @@
 //! receiver first says its port, then both say a [`SideReport`].
 
 use crate::Result;
-use crate::baseline::{tcp, tls};
+use crate::baseline::{quic, tcp, tls, udp};
 use crate::contender::{Sample, Task};
+use crate::schema::{Curve, Occupancy};
+use crate::site::Site;
 use crate::{ctp, rings};
-use ::tests::lab::{Host, Lab};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, ChildStdout, Stdio};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 /// What a peer process is to do.
@@ -45,6 +47,10 @@ pub enum Stack {
     Ctp(ctp::Setup),
     /// Frames over bare AF_XDP sockets.
     Bare(rings::Setup),
+    /// QUIC.
+    Quic(quic::Setup),
+    /// Datagrams over a bare UDP socket with segmentation offloads.
+    Udp(udp::Setup),
 }
 
 /// The side of a run.
@@ -78,6 +84,55 @@ pub struct SideReport {
     pub wall_s: f64,
     /// CPU time of the process meanwhile, seconds; 0 where nobody asks for it.
     pub cpu_s: f64,
+    /// What a node of CTP-96 saw, where it was asked.
+    #[serde(default)]
+    pub node: Option<NodeReport>,
+}
+
+/// Where a node's time went in one run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// `send` or `receive`.
+    pub side: String,
+    /// Packet path in use.
+    pub backend: String,
+    /// Cipher suite and implementation in use.
+    pub provider: String,
+    /// Verification level.
+    pub verify: String,
+    /// Kernel of the erasure code.
+    pub fec: String,
+    /// Length of a symbol, bytes.
+    pub symbol_len: usize,
+    /// Payload moved, bytes.
+    pub bytes: u64,
+    /// Length of the run, seconds.
+    pub wall_s: f64,
+    /// CPU time of the process meanwhile, seconds.
+    pub cpu_s: f64,
+    /// Largest memory of the process, bytes.
+    pub rss_max: u64,
+    /// Stages: calls, and time in them, nanoseconds.
+    pub stages: Vec<StageReport>,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Latency curves.
+    pub curves: Vec<Curve>,
+    /// Figures over the course of the run.
+    pub series: BTreeMap<String, Vec<f64>>,
+    /// Slots in flight.
+    pub occupancy: Option<Occupancy>,
+}
+
+/// One stage of one side.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StageReport {
+    /// Name of its histogram.
+    pub name: String,
+    /// Calls.
+    pub calls: u64,
+    /// Time in them, nanoseconds.
+    pub total_ns: u64,
 }
 
 /// Measures one side: from `start` to `stop`.
@@ -102,6 +157,7 @@ impl Meter {
             bytes,
             wall_s,
             cpu_s: process_cpu_seconds()? - self.cpu_s,
+            node: None,
         })
     }
 }
@@ -109,11 +165,16 @@ impl Meter {
 /// User and system time of this process so far, all threads. Packet work in softirq that runs on
 /// top of a process is charged to that process unless the kernel has IRQ_TIME_ACCOUNTING.
 fn process_cpu_seconds() -> Result<f64> {
+    cpu_seconds(libc::RUSAGE_SELF)
+}
+
+/// User and system time of `RUSAGE_SELF` or `RUSAGE_CHILDREN`, seconds.
+pub fn cpu_seconds(who: libc::c_int) -> Result<f64> {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is to a live rusage, which getrusage fills; all-zero is a valid value.
     let (rc, usage) = unsafe {
         (
-            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()),
+            libc::getrusage(who, usage.as_mut_ptr()),
             usage.assume_init(),
         )
     };
@@ -135,6 +196,10 @@ pub fn serve() -> Result<()> {
         (Role::Receive { bind }, Stack::Tls(tls)) => tls::receive(&job, *bind, tls)?,
         (Role::Receive { bind }, Stack::Ctp(setup)) => ctp::receive(&job, *bind, setup)?,
         (Role::Receive { bind }, Stack::Bare(setup)) => rings::receive(&job, *bind, setup)?,
+        (Role::Receive { bind }, Stack::Quic(setup)) => quic::receive(&job, *bind, setup)?,
+        (Role::Receive { bind }, Stack::Udp(setup)) => udp::receive(&job, *bind, setup)?,
+        (Role::Send { to }, Stack::Udp(setup)) => udp::send(&job, *to, setup)?,
+        (Role::Send { to }, Stack::Quic(setup)) => quic::send(&job, *to, setup)?,
         (Role::Send { to }, Stack::Bare(setup)) => rings::send(&job, *to, setup)?,
         (Role::Send { to }, Stack::Tcp) => tcp::send(&job, *to)?,
         (Role::Send { to }, Stack::Tls(tls)) => tls::send(&job, *to, tls)?,
@@ -171,8 +236,42 @@ pub fn pin(core: usize) -> Result<()> {
     }
 }
 
-/// Runs sender and receiver in the two hosts of `lab` and puts their reports together.
-pub fn run_pair(lab: &Lab, task: &Task, congestion: &str, stack: Stack) -> Result<Sample> {
+/// Runs sender and receiver at the two ends of `site` and puts their reports together.
+pub fn run_pair(site: &Site, task: &Task, congestion: &str, stack: Stack) -> Result<Sample> {
+    run_observed(site, task, congestion, stack).map(|(sample, _)| sample)
+}
+
+/// As [`run_pair`], with the reports of sender and receiver.
+pub fn run_observed(
+    site: &Site,
+    task: &Task,
+    congestion: &str,
+    stack: Stack,
+) -> Result<(Sample, [SideReport; 2])> {
+    let [sent, received] = run_sides(site, task, congestion, stack)?;
+    if sent.bytes != task.bytes || received.bytes != task.bytes {
+        return Err(format!(
+            "{} bytes asked, {} sent, {} received",
+            task.bytes, sent.bytes, received.bytes
+        )
+        .into());
+    }
+    let sample = Sample {
+        bytes: received.bytes,
+        wall_s: sent.wall_s,
+        send_cpu_s: sent.cpu_s,
+        recv_cpu_s: received.cpu_s,
+    };
+    Ok((sample, [sent, received]))
+}
+
+/// As [`run_observed`], for stacks that may lose some of what they send.
+pub fn run_sides(
+    site: &Site,
+    task: &Task,
+    congestion: &str,
+    stack: Stack,
+) -> Result<[SideReport; 2]> {
     let other = match &stack {
         Stack::Ctp(setup) => Stack::Ctp(setup.swapped()),
         same => same.clone(),
@@ -185,43 +284,26 @@ pub fn run_pair(lab: &Lab, task: &Task, congestion: &str, stack: Stack) -> Resul
         congestion: congestion.to_owned(),
         stack,
     };
-    let receive = Role::Receive {
-        bind: lab.right.v4().into(),
-    };
-    let mut receiver = Peer::spawn(&lab.right, &job(receive, task.receiver_core, stack))?;
+    let bind = site.bind();
+    let receive = job(Role::Receive { bind }, task.receiver_core, stack);
+    let mut receiver = site.receiver(&receive)?;
     let ready: Ready = receiver.hear()?;
-    let mut sender = Peer::spawn(
-        &lab.left,
-        &job(Role::Send { to: ready.addr }, task.sender_core, other),
-    )?;
+    let send = job(Role::Send { to: ready.addr }, task.sender_core, other);
+    let mut sender = site.sender(&send)?;
     // A sender that failed ends here; dropping the receiver then ends it too.
-    let sent: SideReport = sender.hear()?;
-    let received: SideReport = receiver.hear()?;
-    if sent.bytes != task.bytes || received.bytes != task.bytes {
-        return Err(format!(
-            "{} bytes asked, {} sent, {} received",
-            task.bytes, sent.bytes, received.bytes
-        )
-        .into());
-    }
-    Ok(Sample {
-        bytes: received.bytes,
-        wall_s: sent.wall_s,
-        send_cpu_s: sent.cpu_s,
-        recv_cpu_s: received.cpu_s,
-    })
+    Ok([sender.hear()?, receiver.hear()?])
 }
 
 /// A peer process; killed when dropped.
 pub struct Peer {
-    child: Child,
-    output: BufReader<ChildStdout>,
+    /// None for one on another host, which ends when its connection does.
+    child: Option<Child>,
+    output: Box<dyn BufRead>,
 }
 
 impl Peer {
-    /// Starts one in `host`.
-    pub fn spawn(host: &Host, job: &Job) -> Result<Self> {
-        let mut command = host.command(std::env::current_exe()?);
+    /// Starts one: this program as `command`, which may change its namespace.
+    pub fn spawn(mut command: Command, job: &Job) -> Result<Self> {
         command
             .arg("peer")
             .stdin(Stdio::piped())
@@ -231,19 +313,33 @@ impl Peer {
             return Err("a peer process without pipes".into());
         };
         let peer = Self {
-            child,
-            output: BufReader::new(output),
+            child: Some(child),
+            output: Box::new(BufReader::new(output)),
         };
         serde_json::to_writer(&mut input, job)?;
         input.write_all(b"\n")?;
         Ok(peer)
     }
 
+    /// Has `serve` at the other end of `stream` start one.
+    pub fn over(mut stream: TcpStream, job: &Job) -> Result<Self> {
+        let line = serde_json::to_string(job)? + "\n";
+        stream.write_all(line.as_bytes())?;
+        Ok(Self {
+            child: None,
+            output: Box::new(BufReader::new(stream)),
+        })
+    }
+
     /// Its next line.
     pub fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 {
-            return Err(format!("a peer process ended early: {}", self.child.wait()?).into());
+            let how = match &mut self.child {
+                Some(child) => child.wait()?.to_string(),
+                None => "the other host closed the connection".to_owned(),
+            };
+            return Err(format!("a peer process ended early: {how}").into());
         }
         Ok(serde_json::from_str(&line)?)
     }
@@ -251,8 +347,10 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // Harmless if it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            // Harmless if it has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

@@ -284,7 +284,11 @@ fn end(
     })
 }
 
-fn one_run(plan: &Plan, provider: Provider, symbol_len: usize, level: Level) -> Result<f64> {
+/// GB/s of one run of `plan`.
+///
+/// # Errors
+/// The pipe stalls, or does not deliver what was sent.
+pub fn one_run(plan: &Plan, provider: Provider, symbol_len: usize, level: Level) -> Result<f64> {
     let addr = |n: u8| SocketAddr::from(([127, 0, 0, n], 9696));
     let (a, b) = mem::pair(addr(1), addr(2), BUFFERS)?;
     let arena = Arena::new(

@@ -5,10 +5,11 @@ use crate::Result;
 use crate::contender::{Contender, Task};
 use crate::ctp::{self, Ctp};
 use crate::host::{Host, MachineTime};
-use crate::peer::{self, Job, Peer, Ready, Role, SideReport, Stack};
+use crate::peer::{self, Job, Ready, Role, SideReport, Stack};
+use crate::site::Site;
 use crate::stats::{median, range};
 use crate::units::show_bytes;
-use ::tests::lab::{LINK, Lab, LabConfig};
+use ::tests::lab::LINK;
 use ctp96::backend::af_xdp::{self, AfXdpConfig, AttachMode, Bare};
 use ctp96::base::limits::symbol_len_for_mtu;
 use ctp96::wire::{FrameKind, Header};
@@ -111,10 +112,7 @@ impl Report {
 pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
     let mut rows = Vec::new();
     for &mtu in &plan.mtus {
-        let lab = Lab::new(&LabConfig {
-            mtu,
-            ..LabConfig::default()
-        })?;
+        let site = Site::veth(mtu, false)?;
         let symbol_len = symbol_len_for_mtu(mtu as usize);
         let mut row = Row {
             mtu,
@@ -133,15 +131,20 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
             suite: plan.suite.clone(),
         };
         for round in 1..=plan.runs {
-            let (bare, lost) = bare_round(plan, &lab)?;
+            let (bare, lost) = bare_round(
+                plan.bytes,
+                plan.generic,
+                [plan.sender_core, plan.receiver_core],
+                &site,
+            )?;
             let task = Task {
                 bytes: plan.bytes,
                 chunk: 256 << 10,
                 sender_core: plan.sender_core,
                 receiver_core: plan.receiver_core,
             };
-            let setup = ctp::Setup::new(&lab, &ctp, plan.generic);
-            let sample = peer::run_pair(&lab, &task, "bbr-like", Stack::Ctp(setup))
+            let setup = ctp::Setup::new(&site, &ctp, plan.generic);
+            let sample = peer::run_pair(&site, &task, "bbr-like", Stack::Ctp(setup))
                 .map_err(|e| format!("{} at MTU {mtu}: {e}", ctp.name()))?;
             // Of full symbols; the last of each slot may be shorter, which counts less.
             let whole = sample.bytes as f64 / symbol_len as f64 / sample.wall_s / 1e6;
@@ -166,28 +169,28 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
 }
 
 /// Frames a second that arrived, in millions, and the share that did not.
-fn bare_round(plan: &Plan, lab: &Lab) -> Result<(f64, f64)> {
+pub fn bare_round(bytes: u64, generic: bool, cores: [usize; 2], site: &Site) -> Result<(f64, f64)> {
     let stack = Stack::Bare(Setup {
-        mtu: lab.mtu() as usize,
-        generic: plan.generic,
+        mtu: site.mtu() as usize,
+        generic,
     });
     let job = |role, core| Job {
         role,
-        bytes: plan.bytes,
+        bytes,
         chunk: 0,
         core,
         congestion: String::new(),
         stack: stack.clone(),
     };
-    let bind = lab.right.v4().into();
-    let receive = job(Role::Receive { bind }, plan.receiver_core);
-    let mut receiver = Peer::spawn(&lab.right, &receive)?;
+    let bind = site.bind();
+    let receive = job(Role::Receive { bind }, cores[1]);
+    let mut receiver = site.receiver(&receive)?;
     let ready: Ready = receiver.hear()?;
-    let send = job(Role::Send { to: ready.addr }, plan.sender_core);
-    let mut sender = Peer::spawn(&lab.left, &send)?;
+    let send = job(Role::Send { to: ready.addr }, cores[0]);
+    let mut sender = site.sender(&send)?;
     let sent: SideReport = sender.hear()?;
     let received: SideReport = receiver.hear()?;
-    let frame = symbol_len_for_mtu(lab.mtu() as usize) as f64;
+    let frame = symbol_len_for_mtu(site.mtu() as usize) as f64;
     let rate = received.bytes as f64 / frame / received.wall_s / 1e6;
     Ok((rate, 1.0 - received.bytes as f64 / sent.bytes as f64))
 }
@@ -237,6 +240,7 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
         bytes: frames * symbol,
         wall_s: took.as_secs_f64(),
         cpu_s: 0.0,
+        node: None,
     })
 }
 
@@ -252,5 +256,6 @@ pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
         bytes: frames * symbol,
         wall_s: took.as_secs_f64(),
         cpu_s: 0.0,
+        node: None,
     })
 }

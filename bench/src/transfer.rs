@@ -6,9 +6,9 @@
 use crate::Result;
 use crate::contender::{Contender, Sample, Task};
 use crate::host::{Host, MachineTime};
+use crate::site::Site;
 use crate::stats::{median, range};
 use crate::units::show_bytes;
-use ::tests::lab::{Lab, LabConfig, Offloads};
 use ctp96::base::limits::TARGET_BYTES_PER_S;
 use serde::Serialize;
 use std::fmt::Write;
@@ -84,25 +84,20 @@ pub fn compare(
     mut progress: impl FnMut(&str),
 ) -> Result<Report> {
     let host = Host::describe();
-    let offloads = if plan.per_frame {
-        Offloads::PerFrame
-    } else {
-        Offloads::Whole
-    };
-    let mut labs = Vec::new();
+    let mut sites = Vec::new();
     for &mtu in &plan.mtus {
-        let lab = Lab::new(&LabConfig { mtu, offloads })?;
-        if plan.loss > 0.0 {
+        let site = Site::veth(mtu, plan.per_frame)?;
+        if let (Site::Veth(lab), true) = (&site, plan.loss > 0.0) {
             lab.right.lose_received(plan.loss)?;
         }
-        labs.push((mtu, lab));
+        sites.push((mtu, site));
     }
     // runs[mtu][contender][round]
-    let mut runs = vec![vec![Vec::new(); contenders.len()]; labs.len()];
+    let mut runs = vec![vec![Vec::new(); contenders.len()]; sites.len()];
     for round in 1..=plan.runs {
-        for (at, (mtu, lab)) in labs.iter().enumerate() {
+        for (at, (mtu, site)) in sites.iter().enumerate() {
             for (which, contender) in contenders.iter().enumerate() {
-                let run = measure(contender.as_ref(), lab, &plan.task, host.cpus)
+                let run = measure(contender.as_ref(), site, &plan.task, host.cpus)
                     .map_err(|e| format!("{} at MTU {mtu}: {e}", contender.name()))?;
                 progress(&format!(
                     "round {round}/{} MTU {mtu} {}: {:.2} GB/s, {:.2} CPU s/GB, other load {:.0} %",
@@ -117,7 +112,7 @@ pub fn compare(
         }
     }
     let mut rows = Vec::new();
-    for ((mtu, _), of_mtu) in labs.iter().zip(runs) {
+    for ((mtu, _), of_mtu) in sites.iter().zip(runs) {
         let reference = contenders.iter().position(|c| c.is_reference());
         let reference = reference.map(|i| of_mtu[i].clone());
         for (contender, runs) in contenders.iter().zip(of_mtu) {
@@ -137,9 +132,9 @@ pub fn compare(
     })
 }
 
-fn measure(contender: &dyn Contender, lab: &Lab, task: &Task, cpus: usize) -> Result<Run> {
+fn measure(contender: &dyn Contender, site: &Site, task: &Task, cpus: usize) -> Result<Run> {
     let (before, started) = (MachineTime::now(), std::time::Instant::now());
-    let sample = contender.transfer(lab, task)?;
+    let sample = contender.transfer(site, task)?;
     let (spent, elapsed) = (
         MachineTime::now().since(&before),
         started.elapsed().as_secs_f64(),
@@ -249,7 +244,7 @@ mod tests {
         fn is_reference(&self) -> bool {
             self.1
         }
-        fn transfer(&self, _: &Lab, _: &Task) -> Result<Sample> {
+        fn transfer(&self, _: &Site, _: &Task) -> Result<Sample> {
             Err("not run in this test".into())
         }
     }

@@ -1,13 +1,49 @@
-//! What users pick today, measured the same way in the same run: plain TCP, and TLS 1.3 over TCP.
+//! What users pick today, measured the same way in the same run: plain TCP, TLS 1.3
+//! over TCP, and QUIC; and the bare UDP socket beneath.
 
+pub mod quic;
 pub mod tcp;
 pub mod tls;
+pub mod udp;
 
 use crate::Result;
+use std::os::fd::AsRawFd;
 
 /// Memory that a sender streams from, bytes: more than the caches, so that it reads as an
 /// application's data does.
 const POOL: usize = 64 << 20;
+
+/// Asks for a socket buffer of `bytes`: beyond the system's limit where that is allowed.
+pub fn set_buffer(socket: &std::net::UdpSocket, send: bool, bytes: libc::c_int) {
+    let names = match send {
+        true => [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF],
+        false => [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF],
+    };
+    // The second is cut to the limit and cannot fail in a way that matters.
+    let _ = names
+        .into_iter()
+        .find(|&name| set_option(socket, libc::SOL_SOCKET, name, bytes));
+}
+
+/// Sets an integer option of a socket; false if the kernel refuses.
+pub fn set_option(
+    socket: &std::net::UdpSocket,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> bool {
+    // SAFETY: the descriptor is open, and pointer and length are those of one live integer.
+    let rc = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    rc == 0
+}
 
 /// Pre-generated payload, handed out in chunks, over and over.
 pub struct Payload {

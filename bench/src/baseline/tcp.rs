@@ -4,7 +4,7 @@ use super::Payload;
 use crate::Result;
 use crate::contender::{Contender, Sample, Task};
 use crate::peer::{self, Job, Meter, Ready, SideReport};
-use ::tests::lab::Lab;
+use crate::site::Site;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -24,8 +24,8 @@ impl Contender for Tcp {
         format!("tcp {}", self.congestion)
     }
 
-    fn transfer(&self, lab: &Lab, task: &Task) -> Result<Sample> {
-        peer::run_pair(lab, task, &self.congestion, peer::Stack::Tcp)
+    fn transfer(&self, site: &Site, task: &Task) -> Result<Sample> {
+        peer::run_pair(site, task, &self.congestion, peer::Stack::Tcp)
     }
 }
 

@@ -9,12 +9,14 @@ use super::tcp::{accept, connect};
 use crate::Result;
 use crate::contender::{Contender, Sample, Task};
 use crate::peer::{self, Job, Meter, SideReport};
-use ::tests::lab::Lab;
+use crate::site::Site;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
-use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedCipherSuite,
+};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +24,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const AES_256_GCM: CipherSuite = CipherSuite::TLS13_AES_256_GCM_SHA384;
-const NAME: &str = "ctp96-bench";
+const AES_128_GCM: CipherSuite = CipherSuite::TLS13_AES_128_GCM_SHA256;
+/// Name in the certificate.
+pub const NAME: &str = "ctp96-bench";
 /// Plaintext of a full TLS record, bytes.
 const RECORD: usize = 16 * 1024;
 
@@ -44,14 +48,15 @@ impl Provider {
         }
     }
 
-    fn rustls(self) -> Arc<CryptoProvider> {
+    /// With these suites, the first preferred.
+    fn rustls(self, suites: &[CipherSuite]) -> Arc<CryptoProvider> {
         let mut provider = match self {
             Self::Ring => rustls::crypto::ring::default_provider(),
             Self::AwsLc => rustls::crypto::aws_lc_rs::default_provider(),
         };
-        provider
-            .cipher_suites
-            .retain(|suite| suite.suite() == AES_256_GCM);
+        let place = |s: &SupportedCipherSuite| suites.iter().position(|&want| want == s.suite());
+        provider.cipher_suites.retain(|s| place(s).is_some());
+        provider.cipher_suites.sort_by_key(place);
         Arc::new(provider)
     }
 }
@@ -136,18 +141,40 @@ impl Credentials {
     }
 
     fn client(&self) -> Result<ClientConfig> {
+        self.client_with(&[AES_256_GCM])
+    }
+
+    /// For QUIC, whose first packets are AES-128-GCM by its specification; the payload is not.
+    pub fn quic_client(&self) -> Result<ClientConfig> {
+        self.client_with(&[AES_256_GCM, AES_128_GCM])
+    }
+
+    /// As [`Credentials::quic_client`], for the other side.
+    pub fn quic_server(&self) -> Result<ServerConfig> {
+        let mut config = self.server_with(&[AES_256_GCM, AES_128_GCM])?;
+        config.max_early_data_size = 0;
+        Ok(config)
+    }
+
+    fn client_with(&self, suites: &[CipherSuite]) -> Result<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(self.certificate.clone()))?;
-        Ok(ClientConfig::builder_with_provider(self.provider.rustls())
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_no_client_auth())
+        Ok(
+            ClientConfig::builder_with_provider(self.provider.rustls(suites))
+                .with_protocol_versions(&[&rustls::version::TLS13])?
+                .with_root_certificates(roots)
+                .with_no_client_auth(),
+        )
     }
 
     fn server(&self) -> Result<ServerConfig> {
+        self.server_with(&[AES_256_GCM])
+    }
+
+    fn server_with(&self, suites: &[CipherSuite]) -> Result<ServerConfig> {
         let certificate = CertificateDer::from(self.certificate.clone());
         let key = PrivatePkcs8KeyDer::from(self.key.clone());
-        let mut config = ServerConfig::builder_with_provider(self.provider.rustls())
+        let mut config = ServerConfig::builder_with_provider(self.provider.rustls(suites))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key.into())?;
@@ -180,9 +207,9 @@ impl Contender for Tls {
         self.reference
     }
 
-    fn transfer(&self, lab: &Lab, task: &Task) -> Result<Sample> {
+    fn transfer(&self, site: &Site, task: &Task) -> Result<Sample> {
         peer::run_pair(
-            lab,
+            site,
             task,
             &self.congestion,
             peer::Stack::Tls(self.credentials.clone()),

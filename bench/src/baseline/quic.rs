@@ -1,0 +1,146 @@
+//! QUIC by quinn: one connection, one stream, AES-256-GCM, offloads and path MTU as it sets them.
+
+use super::Payload;
+use super::tls::{Credentials, NAME};
+use crate::Result;
+use crate::contender::{Contender, Sample, Task};
+use crate::peer::{self, Job, Meter, Ready, SideReport};
+use crate::site::Site;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{Connection, Endpoint, EndpointConfig, TransportConfig, VarInt};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A stall this long means that the other side is gone.
+const STALL: Duration = Duration::from_secs(30);
+/// Bytes in flight at most: more than any path measured here has.
+const WINDOW: u32 = 32 << 20;
+/// Socket buffers, bytes.
+const BUFFER: libc::c_int = 8 << 20;
+/// IP and UDP headers, bytes.
+const HEADERS: u32 = 48;
+
+/// QUIC with quinn's CUBIC.
+pub struct Quic {
+    /// Certificate and provider.
+    pub credentials: Credentials,
+}
+
+impl Contender for Quic {
+    fn name(&self) -> String {
+        format!("quic quinn {}", self.credentials.provider.name())
+    }
+
+    fn transfer(&self, site: &Site, task: &Task) -> Result<Sample> {
+        let datagram = site.mtu().saturating_sub(HEADERS).clamp(1200, 65_000);
+        let stack = peer::Stack::Quic(Setup {
+            credentials: self.credentials.clone(),
+            datagram: datagram as u16,
+        });
+        peer::run_pair(site, task, "cubic", stack)
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
+}
+
+fn transport(datagram: u16) -> Result<Arc<TransportConfig>> {
+    let mut config = TransportConfig::default();
+    config
+        .stream_receive_window(VarInt::from_u32(WINDOW))
+        .receive_window(VarInt::from_u32(WINDOW))
+        .send_window(u64::from(WINDOW))
+        .max_idle_timeout(Some(STALL.try_into()?))
+        // The path is known, so nothing has to be found out first.
+        .initial_mtu(datagram);
+    Ok(Arc::new(config))
+}
+
+/// A socket with buffers as large as the system lets it have.
+fn socket(bind: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(bind)?;
+    for send in [true, false] {
+        super::set_buffer(&socket, send, BUFFER);
+    }
+    Ok(socket)
+}
+
+/// How a run is set up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Setup {
+    credentials: Credentials,
+    /// Bytes of a datagram.
+    datagram: u16,
+}
+
+/// Sends the job's payload to `to`.
+pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
+    let mut payload = Payload::new(job.bytes, job.chunk)?;
+    let crypto = QuicClientConfig::try_from(setup.credentials.quic_client()?)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(transport(setup.datagram)?);
+    runtime()?.block_on(async {
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => [0, 0, 0, 0].into(),
+            SocketAddr::V6(_) => [0_u16; 8].into(),
+        };
+        let endpoint = Endpoint::new(
+            EndpointConfig::default(),
+            None,
+            socket((any, 0).into())?,
+            Arc::new(quinn::TokioRuntime),
+        )?;
+        let connection = endpoint.connect_with(config, to, NAME)?.await?;
+        let (mut tx, mut rx) = connection.open_bi().await?;
+        let meter = Meter::start()?;
+        while let Some(piece) = payload.next_piece() {
+            tx.write_all(piece).await?;
+        }
+        tx.finish()?;
+        rx.read_exact(&mut [0]).await?;
+        let report = meter.stop(job.bytes);
+        connection.close(VarInt::from_u32(0), b"");
+        endpoint.wait_idle().await;
+        report
+    })
+}
+
+/// Accepts one connection and receives the job's payload.
+pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
+    let crypto = QuicServerConfig::try_from(setup.credentials.quic_server()?)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(transport(setup.datagram)?);
+    runtime()?.block_on(async {
+        let endpoint = Endpoint::new(
+            EndpointConfig::default(),
+            Some(config),
+            socket((bind, 0).into())?,
+            Arc::new(quinn::TokioRuntime),
+        )?;
+        peer::say(&Ready {
+            addr: endpoint.local_addr()?,
+        })?;
+        let incoming = tokio::time::timeout(STALL, endpoint.accept()).await?;
+        let connection: Connection = incoming.ok_or("the endpoint is closed")?.await?;
+        let (mut tx, mut rx) = connection.accept_bi().await?;
+        let meter = Meter::start()?;
+        let mut received = 0;
+        while received < job.bytes {
+            match rx.read_chunk(usize::MAX, true).await? {
+                Some(chunk) => received += chunk.bytes.len() as u64,
+                None => break,
+            }
+        }
+        let report = meter.stop(received);
+        tx.write_all(&[1]).await?;
+        tx.finish()?;
+        // Leave when the other side has, so that the answer is not cut off.
+        let _ = tokio::time::timeout(STALL, connection.closed()).await;
+        report
+    })
+}

@@ -1,0 +1,492 @@
+//! What an application does with the lanes of a session: bulk slots, messages of many streams, or
+//! messages at a held rate.
+//!
+//! At a held rate every message has a time at which it is due, fixed before the run. Its latency
+//! counts from there and not from when the sender got round to it, so that a stall is charged to
+//! every message that it held up (what is called correction of coordinated omission).
+
+use crate::Result;
+use crate::baseline::Payload;
+use crate::ctp::{STALL, Setup};
+use crate::peer::{self, Job, Meter, NodeReport, SideReport, StageReport};
+use crate::schema::{Curve, Occupancy};
+use ctp96::api::{LaneReceiver, LaneSender, Node, Session};
+use ctp96::base::clock::host_monotonic_ns;
+use ctp96::base::limits::WINDOW_SLOTS;
+use ctp96::crypto::Provider;
+use ctp96::obs::{Counter, Hist, hist::empty_hdr};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What the application does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Load {
+    /// Fills slots of one lane in place, as fast as they are free.
+    Slots,
+    /// Sends messages of streams in turn, each stream on lane `stream mod lanes`.
+    Messages {
+        /// Streams, 1 or more.
+        streams: u32,
+        /// Bytes of a message, [`HEAD`] or more.
+        len: usize,
+    },
+    /// As messages of one stream, but each is due at its own time.
+    Paced {
+        /// Bytes of a message, [`HEAD`] or more.
+        len: usize,
+        /// Time between two messages, nanoseconds.
+        interval_ns: u64,
+        /// Parts of the run that are looked at one by one.
+        windows: usize,
+    },
+}
+
+/// Bytes at the front of a message: stream, number in the stream, when it was due and when sending
+/// began.
+pub const HEAD: usize = 32;
+/// Slots between two looks at the windows.
+const OCCUPANCY_EVERY: u64 = 61;
+
+impl Load {
+    /// Bytes that a run of about `bytes` really moves.
+    pub fn whole(&self, bytes: u64) -> u64 {
+        match self {
+            Load::Slots => bytes,
+            Load::Messages { len, .. } | Load::Paced { len, .. } => {
+                let len = *len as u64;
+                (bytes / len.max(1)).max(1) * len
+            }
+        }
+    }
+}
+
+/// The front of a message.
+struct Head {
+    stream: u64,
+    number: u64,
+    due: u64,
+    sent: u64,
+}
+
+impl Head {
+    fn write(&self, message: &mut [u8]) {
+        let words = [self.stream, self.number, self.due, self.sent];
+        for (at, word) in message.chunks_exact_mut(8).zip(words) {
+            at.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    fn read(message: &[u8]) -> Option<Head> {
+        let (words, _) = message.get(..HEAD)?.as_chunks::<8>();
+        let word = |i: usize| u64::from_le_bytes(words[i]);
+        Some(Head {
+            stream: word(0),
+            number: word(1),
+            due: word(2),
+            sent: word(3),
+        })
+    }
+}
+
+/// Checks a message size that came from the command line.
+fn check_len(len: usize) -> Result<usize> {
+    let most = ctp96::base::limits::MAX_MESSAGE_LEN;
+    if (HEAD..=most).contains(&len) {
+        Ok(len)
+    } else {
+        Err(format!("a message must have {HEAD} to {most} bytes").into())
+    }
+}
+
+/// The sending application.
+pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<SideReport> {
+    let mut lanes = Vec::new();
+    for n in 0..session.lanes() {
+        lanes.push(session.lane(n)?.0);
+    }
+    let first = lanes.first_mut().ok_or("a session without lanes")?;
+    let mut watch = Watch::new(setup.lanes);
+    let meter;
+    match setup.load {
+        Load::Slots => {
+            let mut payload = Payload::new(job.bytes, job.chunk.min(first.slot_capacity()))?;
+            meter = Meter::start()?;
+            while let Some(piece) = payload.next_piece() {
+                let mut slot = first.claim(STALL)?;
+                slot[..piece.len()].copy_from_slice(piece);
+                slot.commit(piece.len());
+                if setup.observe {
+                    watch.look(std::slice::from_ref(first));
+                }
+            }
+        }
+        Load::Messages { streams, len } => {
+            let mut payload = Payload::new(job.bytes, check_len(len)?)?;
+            let mut message = vec![0; len];
+            meter = Meter::start()?;
+            let count = lanes.len() as u64;
+            let mut n = 0_u64;
+            while let Some(piece) = payload.next_piece() {
+                let message = &mut message[..piece.len()];
+                message.copy_from_slice(piece);
+                let (stream, number) =
+                    (n % u64::from(streams.max(1)), n / u64::from(streams.max(1)));
+                let (due, sent) = (0, 0);
+                Head {
+                    stream,
+                    number,
+                    due,
+                    sent,
+                }
+                .write(message);
+                lanes[(stream % count) as usize].send(message)?;
+                n += 1;
+                if setup.observe {
+                    watch.look(&lanes);
+                }
+            }
+        }
+        Load::Paced {
+            len, interval_ns, ..
+        } => {
+            let mut payload = Payload::new(job.bytes, check_len(len)?)?;
+            let mut message = vec![0; len];
+            precise_sleep();
+            meter = Meter::start()?;
+            let start = host_monotonic_ns();
+            let mut n = 0_u64;
+            while let Some(piece) = payload.next_piece() {
+                let message = &mut message[..piece.len()];
+                message.copy_from_slice(piece);
+                let due = start + n * interval_ns;
+                let now = host_monotonic_ns();
+                if now < due {
+                    std::thread::sleep(Duration::from_nanos(due - now));
+                }
+                let (stream, number, sent) = (0, n, host_monotonic_ns());
+                Head {
+                    stream,
+                    number,
+                    due,
+                    sent,
+                }
+                .write(message);
+                first.send(message)?;
+                n += 1;
+            }
+        }
+    }
+    for lane in &mut lanes {
+        lane.wait_witnessed(STALL)?;
+    }
+    let report = meter.stop(job.bytes)?;
+    finish(report, "send", setup, node, |r| r.occupancy = watch.end())
+}
+
+/// The receiving application.
+pub fn receive(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<SideReport> {
+    let mut lanes = Vec::new();
+    for n in 0..session.lanes() {
+        lanes.push(session.lane(n)?.1);
+    }
+    let first = lanes.first_mut().ok_or("a session without lanes")?;
+    let mut late = None;
+    let meter = Meter::start()?;
+    let mut received = 0;
+    match setup.load {
+        Load::Slots => {
+            while received < job.bytes {
+                received += first.slot(STALL)?.len() as u64;
+            }
+        }
+        Load::Messages { streams, .. } => received = in_turn(&mut lanes, streams, job.bytes)?,
+        Load::Paced { windows, len, .. } => {
+            let messages = job.bytes / len.max(1) as u64;
+            let mut watch = Latency::new(messages, windows.max(1));
+            let mut message = Vec::new();
+            for n in 0..messages {
+                first.recv_timeout(&mut message, STALL)?;
+                received += message.len() as u64;
+                let head = Head::read(&message).ok_or("a message without its head")?;
+                if head.number != n {
+                    return Err(format!("message {n} expected, {} came", head.number).into());
+                }
+                watch.add(n, &head, message.len(), host_monotonic_ns());
+            }
+            late = Some(watch);
+        }
+    }
+    let report = meter.stop(received)?;
+    finish(report, "receive", setup, node, |r| {
+        if let Some(late) = late {
+            late.into_report(r);
+        }
+    })
+}
+
+/// Receives messages in the order in which [`send`] sends them, and checks it.
+fn in_turn(lanes: &mut [LaneReceiver], streams: u32, bytes: u64) -> Result<u64> {
+    let (streams, count) = (u64::from(streams.max(1)), lanes.len() as u64);
+    let (mut received, mut n) = (0, 0_u64);
+    let mut message = Vec::new();
+    while received < bytes {
+        let (stream, number) = (n % streams, n / streams);
+        lanes[(stream % count) as usize].recv_timeout(&mut message, STALL)?;
+        let head = Head::read(&message).ok_or("a message without its head")?;
+        if (head.stream, head.number) != (stream, number) {
+            return Err(format!(
+                "message {number} of stream {stream} expected, {} of {} came",
+                head.number, head.stream
+            )
+            .into());
+        }
+        received += message.len() as u64;
+        n += 1;
+    }
+    Ok(received)
+}
+
+/// Lets short sleeps end when they should and not up to 50 us later.
+fn precise_sleep() {
+    // SAFETY: PR_SET_TIMERSLACK takes one integer and touches no memory of ours. A kernel that
+    // refuses leaves the default, which only makes the sender later.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
+}
+
+/// Adds the node's own figures to a report, where they were asked for.
+fn finish(
+    mut report: SideReport,
+    side: &str,
+    setup: &Setup,
+    node: &Node,
+    more: impl FnOnce(&mut NodeReport),
+) -> Result<SideReport> {
+    if std::env::var_os("CTP96_BENCH_STAGES").is_some() {
+        peer::stages(side, node);
+    }
+    if !setup.observe {
+        return Ok(report);
+    }
+    let info = node.info();
+    let hists = node.registry().hists();
+    let counters = node.registry().counters();
+    let mut own = NodeReport {
+        side: side.to_owned(),
+        backend: info
+            .cores
+            .first()
+            .map_or(String::new(), |c| c.backend.clone()),
+        provider: info.provider.clone(),
+        verify: info.verify.clone(),
+        fec: info.fec_kernel.clone(),
+        symbol_len: info.symbol_len,
+        bytes: report.bytes,
+        wall_s: report.wall_s,
+        cpu_s: report.cpu_s,
+        rss_max: rss_max(),
+        ..NodeReport::default()
+    };
+    for (h, hist) in Hist::ALL.iter().zip(&hists) {
+        if hist.is_empty() {
+            continue;
+        }
+        match h {
+            Hist::OneWaySlot | Hist::Rtt => own.curves.push(Curve::of(h.name(), hist)),
+            _ => own.stages.push(StageReport {
+                name: h.name().to_owned(),
+                calls: hist.len(),
+                total_ns: (hist.mean() * hist.len() as f64) as u64,
+            }),
+        }
+    }
+    for (c, value) in Counter::ALL.iter().zip(&counters) {
+        own.counters.insert(c.name().to_owned(), *value);
+    }
+    // The node's provider is the one for AES; which suite was agreed on is the session's.
+    let agreed = node.snapshot().sessions.first().map(|s| s.suite.clone());
+    let agreed = agreed.unwrap_or_default().to_ascii_lowercase();
+    let (asked, aegis) = (setup.suite(), Provider::Aegis256x2.name());
+    if asked == aegis || (asked == "auto" && agreed.contains("aegis")) {
+        own.provider = aegis.to_owned();
+    }
+    more(&mut own);
+    report.node = Some(own);
+    Ok(report)
+}
+
+/// Largest memory of this process so far, bytes; 0 where the kernel does not say.
+fn rss_max() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// Memory of this process now, MiB.
+fn rss_mib() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|v| v.parse().ok());
+    pages.unwrap_or(0.0) * 4096.0 / (1 << 20) as f64
+}
+
+/// Counts which slots are in flight, now and then.
+struct Watch {
+    seen: Occupancy,
+    next: u64,
+}
+
+impl Watch {
+    fn new(lanes: usize) -> Watch {
+        let counts = vec![0; lanes * WINDOW_SLOTS];
+        Watch {
+            seen: Occupancy {
+                counts,
+                ..Occupancy::default()
+            },
+            next: 0,
+        }
+    }
+
+    fn look(&mut self, lanes: &[LaneSender]) {
+        let sent: u64 = lanes.iter().map(LaneSender::slots_sent).sum();
+        if sent < self.next {
+            return;
+        }
+        self.next = sent + OCCUPANCY_EVERY;
+        self.seen.samples += 1;
+        for (lane, of_lane) in lanes.iter().zip(self.seen.counts.chunks_mut(WINDOW_SLOTS)) {
+            let end = lane.slots_sent();
+            let start = lane
+                .slots_acked()
+                .max(end.saturating_sub(WINDOW_SLOTS as u64));
+            for slot in start..end {
+                of_lane[(slot % WINDOW_SLOTS as u64) as usize] += 1;
+            }
+        }
+    }
+
+    fn end(self) -> Option<Occupancy> {
+        (self.seen.samples > 0).then_some(self.seen)
+    }
+}
+
+/// Latencies of a paced run, and how they develop.
+struct Latency {
+    messages: u64,
+    due: hdrhistogram::Histogram<u64>,
+    sent: hdrhistogram::Histogram<u64>,
+    parts: Vec<Part>,
+}
+
+struct Part {
+    hist: hdrhistogram::Histogram<u64>,
+    bytes: u64,
+    first: u64,
+    last: u64,
+    rss_mib: f64,
+}
+
+impl Latency {
+    fn new(messages: u64, windows: usize) -> Latency {
+        let part = || Part {
+            hist: empty_hdr(),
+            bytes: 0,
+            first: u64::MAX,
+            last: 0,
+            rss_mib: 0.0,
+        };
+        Latency {
+            messages,
+            due: empty_hdr(),
+            sent: empty_hdr(),
+            parts: std::iter::repeat_with(part).take(windows).collect(),
+        }
+    }
+
+    fn add(&mut self, n: u64, head: &Head, len: usize, now: u64) {
+        let latency = now.saturating_sub(head.due);
+        self.due.saturating_record(latency);
+        self.sent.saturating_record(now.saturating_sub(head.sent));
+        let windows = self.parts.len() as u64;
+        let at = (n * windows / self.messages.max(1)).min(windows - 1);
+        let part = &mut self.parts[at as usize];
+        if part.bytes == 0 {
+            part.first = now;
+            part.rss_mib = rss_mib();
+        }
+        part.hist.saturating_record(latency);
+        part.bytes += len as u64;
+        part.last = now;
+    }
+
+    fn into_report(self, report: &mut NodeReport) {
+        report.curves.push(Curve::of("from when due", &self.due));
+        report.curves.push(Curve::of("from when sent", &self.sent));
+        let mut add = |name: &str, value: &dyn Fn(&Part) -> f64| {
+            let values = self.parts.iter().filter(|p| p.last > p.first).map(value);
+            report.series.insert(name.to_owned(), values.collect());
+        };
+        add("gb_per_s", &|p| p.bytes as f64 / (p.last - p.first) as f64);
+        add("p50_us", &|p| p.hist.value_at_percentile(50.0) as f64 / 1e3);
+        add("p99_us", &|p| p.hist.value_at_percentile(99.0) as f64 / 1e3);
+        add("receiver_rss_mib", &|p| p.rss_mib);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_come_back() {
+        let mut message = vec![0; 40];
+        let (stream, number, due, sent) = (7, 8, u64::MAX, 1);
+        Head {
+            stream,
+            number,
+            due,
+            sent,
+        }
+        .write(&mut message);
+        let h = Head::read(&message).unwrap();
+        assert_eq!((h.stream, h.number, h.due, h.sent), (7, 8, u64::MAX, 1));
+        assert!(Head::read(&message[..31]).is_none());
+    }
+
+    #[test]
+    fn a_stall_is_charged_to_all_that_it_held_up() {
+        // Due every 10 us; the sender stalls for 1 ms before the sixth of 100 and then catches up
+        // at once. Each takes 5 us from when it was really sent.
+        let mut latency = Latency::new(100, 4);
+        for n in 0..100_u64 {
+            let due = 1_000_000 + n * 10_000;
+            let sent = if n < 5 { due } else { due.max(2_050_000) };
+            let head = Head {
+                stream: 0,
+                number: n,
+                due,
+                sent,
+            };
+            latency.add(n, &head, 100, sent + 5_000);
+        }
+        let mut report = NodeReport::default();
+        latency.into_report(&mut report);
+        let p50 = |i: usize| report.curves[i].at(50.0).unwrap();
+        assert!(p50(0) > 400_000, "{} from when due", p50(0));
+        assert!(p50(1) < 5_100, "{} from when sent", p50(1));
+        assert_eq!(report.curves[0].count, 100);
+    }
+
+    #[test]
+    fn whole_messages_are_moved() {
+        let messages = Load::Messages {
+            streams: 3,
+            len: 1000,
+        };
+        assert_eq!(messages.whole(2_500), 2_000);
+        assert_eq!(messages.whole(10), 1_000);
+        assert_eq!(Load::Slots.whole(10), 10);
+        assert!(check_len(31).is_err() && check_len(32).is_ok());
+        assert!(check_len((16 << 20) + 1).is_err());
+    }
+}

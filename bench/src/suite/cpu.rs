@@ -1,0 +1,408 @@
+//! Suites that need no network: what the pieces do on a core by themselves. They are the ceilings
+//! that the whole is held against.
+
+use super::runner::{Figures, Outcome, Refusal, Spec, rate};
+use crate::Result;
+use crate::corpus::{self, Corpus};
+use crate::peer::pin;
+use ctp96::base::Bits96;
+use ctp96::codec::{Compressor, Decompressor, Policy, PolicyError};
+use ctp96::crypto::{OpenKey, Provider, SealKey};
+use ctp96::fec::{Fec, Kernel};
+use ctp96::verify::{self, Level};
+use std::hint::black_box;
+use std::sync::Barrier;
+
+/// Working set that fits the second-level cache, bytes.
+const HOT: usize = 64 << 10;
+/// Working set that does not fit any cache of today's cores, bytes.
+const COLD: usize = 128 << 20;
+/// Content of a full slot at MTU 1500, bytes.
+const SLOT: usize = 64 * 1408;
+const GIGA: f64 = 1e9;
+
+/// Every provider of both suites.
+pub fn providers() -> Vec<Provider> {
+    let mut all = Provider::ALL.to_vec();
+    all.push(Provider::Aegis256x2);
+    all
+}
+
+/// Name of a provider's suite.
+pub fn suite_name(p: Provider) -> &'static str {
+    match p {
+        Provider::Aegis256x2 => "aegis-256x2",
+        _ => "aes-256-gcm",
+    }
+}
+
+/// Suite x provider x frame size.
+pub fn encryption<'a>(sizes: &[usize], core: usize, seconds: f64) -> Vec<Spec<'a>> {
+    let mut specs = Vec::new();
+    for &len in sizes {
+        let copy = move |_| memcpy(len.max(64), HOT, core, seconds);
+        let bytes = len.to_string();
+        let group = format!("len {len}");
+        let params = [("suite", "none"), ("provider", "memcpy"), ("frame", &bytes)];
+        specs.push(
+            Spec::new(&params, copy)
+                .group(group.as_str())
+                .baseline("memcpy"),
+        );
+        for p in providers() {
+            let params = [
+                ("suite", suite_name(p)),
+                ("provider", p.name()),
+                ("frame", &bytes),
+            ];
+            let run = move |_: bool| aead(p, len, core, seconds);
+            specs.push(Spec::new(&params, run).group(group.as_str()));
+        }
+    }
+    specs
+}
+
+/// Seals and opens frames of `len` bytes with the bare provider.
+pub fn aead(provider: Provider, len: usize, core: usize, seconds: f64) -> Outcome {
+    let seal = seal_rate(provider, len, core, seconds / 2.0)?;
+    let open = open_rate(provider, len, core, seconds / 2.0)?;
+    let slower = seal.min(open);
+    Ok(Figures::of("seal_gb_per_s", seal)
+        .and("open_gb_per_s", open)
+        .and("gb_per_s", slower))
+}
+
+fn nonce(n: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&n.to_be_bytes());
+    nonce
+}
+
+/// GB/s of sealing from a working set that fits the cache.
+pub fn seal_rate(provider: Provider, len: usize, core: usize, seconds: f64) -> Result<f64> {
+    pin(core)?;
+    let key = SealKey::new(provider, &[7; 32]);
+    let plain = vec![3; len];
+    let mut out = vec![0; len + 16];
+    let mut n = 0;
+    let bytes = rate(seconds, || {
+        for _ in 0..64 {
+            key.seal(&nonce(n), &[0; 24], &plain, &mut out)?;
+            n += 1;
+        }
+        Ok((64 * len) as f64)
+    })?;
+    black_box(&out);
+    Ok(bytes / GIGA)
+}
+
+/// GB/s of opening, the copy of the ciphertext to where it is opened included.
+pub fn open_rate(provider: Provider, len: usize, core: usize, seconds: f64) -> Result<f64> {
+    pin(core)?;
+    let key = SealKey::new(provider, &[7; 32]);
+    let opener = OpenKey::new(provider, &[7; 32]);
+    let mut sealed = vec![0; len + 16];
+    key.seal(&nonce(0), &[0; 24], &vec![3; len], &mut sealed)?;
+    let mut frame = sealed.clone();
+    let mut out = vec![0; len];
+    let bytes = rate(seconds, || {
+        for _ in 0..64 {
+            // Some providers open in place, so each call needs the ciphertext anew.
+            frame.copy_from_slice(&sealed);
+            opener.open(&nonce(0), &[0; 24], &mut frame, &mut out)?;
+        }
+        Ok((64 * len) as f64)
+    })?;
+    Ok(bytes / GIGA)
+}
+
+/// GB/s of copying pieces of `len` bytes through a working set of `set` bytes.
+fn memcpy(len: usize, set: usize, core: usize, seconds: f64) -> Outcome {
+    pin(core)?;
+    Ok(Figures::of("gb_per_s", copy_rate(len, set, seconds)?))
+}
+
+/// As [`memcpy`], on whatever CPU the thread is.
+pub fn copy_rate(len: usize, set: usize, seconds: f64) -> Result<f64> {
+    let pieces = (set / len).max(1);
+    let src = vec![1_u8; pieces * len];
+    // Not zeroes, which the kernel would hand out page by page within the measurement.
+    let mut dst = vec![2_u8; pieces * len];
+    let mut at = 0;
+    let per_batch = pieces.min(64);
+    let bytes = rate(seconds, || {
+        for _ in 0..per_batch {
+            let range = at * len..(at + 1) * len;
+            dst[range.clone()].copy_from_slice(black_box(&src[range]));
+            at = (at + 1) % pieces;
+        }
+        Ok((per_batch * len) as f64)
+    })?;
+    black_box(&dst);
+    Ok(bytes / GIGA)
+}
+
+/// GB/s of copying on `cores` CPUs at once, from and to memory.
+pub fn memory_bandwidth(cores: &[usize], seconds: f64) -> Result<f64> {
+    on_cores(cores, || {
+        copy_rate(SLOT, COLD / cores.len().max(1), seconds)
+    })
+}
+
+/// Runs `work` on each of `cores` at the same time and adds up the rates.
+fn on_cores(cores: &[usize], work: impl Fn() -> Result<f64> + Sync) -> Result<f64> {
+    let start = Barrier::new(cores.len());
+    let one = |core: usize| -> Result<f64> {
+        let pinned = pin(core);
+        start.wait();
+        pinned?;
+        work()
+    };
+    let one = &one;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = cores.iter().map(|&c| scope.spawn(move || one(c))).collect();
+        let mut sum = 0.0;
+        for t in threads {
+            sum += t.join().map_err(|_| "a measuring thread panicked")??;
+        }
+        Ok(sum)
+    })
+}
+
+/// What the CPU's extensions bring: the erasure code by kernel, AES by provider, digests, copying;
+/// and on 1..N cores at once.
+pub fn acceleration<'a>(core: usize, cpus: usize, seconds: f64) -> Vec<Spec<'a>> {
+    let mut specs = Vec::new();
+    for kernel in Kernel::ALL {
+        for m in [1_usize, 2, 8] {
+            let shape = format!("64+{m} x 1408");
+            let params = [("what", "fec"), ("with", kernel.name()), ("shape", &shape)];
+            let run = move |_: bool| fec(kernel, 64, m, 1408, core, seconds);
+            let spec = Spec::new(&params, run).group(shape.as_str());
+            specs.push(match kernel {
+                Kernel::Scalar => spec.baseline("scalar"),
+                _ => spec,
+            });
+        }
+    }
+    for (name, set) in [("hot", HOT), ("from memory", COLD)] {
+        let params = [("what", "memcpy"), ("with", name), ("shape", "1408")];
+        specs.push(Spec::new(&params, move |_| {
+            memcpy(1408, set, core, seconds)
+        }));
+    }
+    let mut n = 1;
+    loop {
+        let cores: Vec<usize> = (0..n).collect();
+        let label = match n {
+            1 => "1 core".to_owned(),
+            n => format!("{n} cores"),
+        };
+        let of = |what: &str| [("what", what.to_owned()), ("with", label.clone())];
+        for p in [Provider::Ring, Provider::Aegis256x2] {
+            let cores = cores.clone();
+            let what = format!("seal {}", p.name());
+            let params = of(&what);
+            let params: Vec<(&str, &str)> = params.iter().map(|(k, v)| (*k, v.as_str())).collect();
+            let run = move |_: bool| {
+                let one = |c: usize| seal_rate(p, 1408, c, seconds);
+                Ok(Figures::of("gb_per_s", on_each(&cores, one)?))
+            };
+            let spec = Spec::new(&params, run).group(what.as_str());
+            specs.push(if n == 1 {
+                spec.baseline("1 core")
+            } else {
+                spec
+            });
+        }
+        let params = of("memcpy from memory");
+        let params: Vec<(&str, &str)> = params.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let run = move |_: bool| {
+            let bandwidth = memory_bandwidth(&cores, seconds)?;
+            Ok(Figures::of("gb_per_s", bandwidth))
+        };
+        let spec = Spec::new(&params, run).group("memcpy cores");
+        specs.push(if n == 1 {
+            spec.baseline("1 core")
+        } else {
+            spec
+        });
+        if n >= cpus {
+            return specs;
+        }
+        n = (2 * n).min(cpus);
+    }
+}
+
+/// As [`on_cores`], for work that pins itself.
+fn on_each(cores: &[usize], work: impl Fn(usize) -> Result<f64> + Sync) -> Result<f64> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = cores
+            .iter()
+            .map(|&c| scope.spawn(move || work(c)))
+            .collect();
+        let mut sum = 0.0;
+        for t in threads {
+            sum += t.join().map_err(|_| "a measuring thread panicked")??;
+        }
+        Ok(sum)
+    })
+}
+
+/// Encodes `m` repair symbols of `k`, and decodes with as many data symbols lost; GB/s of data.
+pub fn fec(kernel: Kernel, k: usize, m: usize, len: usize, core: usize, seconds: f64) -> Outcome {
+    let Some(fec) = Fec::with_kernel(kernel) else {
+        let why = format!("this CPU has no {}", kernel.name());
+        return Err(Refusal::Skipped(why));
+    };
+    pin(core)?;
+    let mut data = corpus::random(k * len);
+    let mut repair = vec![0; m * len];
+    let slot = (k * len) as f64;
+    let encode = rate(seconds / 2.0, || {
+        fec.encode(k, len, black_box(&data), m, &mut repair);
+        Ok(slot)
+    })?;
+    // The first m symbols are lost; all repair symbols are there.
+    let have = Bits96::first(k + m).minus(Bits96::first(m));
+    let before = data.clone();
+    data[..m * len].fill(0);
+    let decode = rate(seconds / 2.0, || {
+        fec.decode(k, len, &mut data, &repair, have)?;
+        Ok(slot)
+    })?;
+    if data != before {
+        return Err("the erasure code gave other bytes back".into());
+    }
+    Ok(Figures::of("encode_gb_per_s", encode / GIGA).and("decode_gb_per_s", decode / GIGA))
+}
+
+/// Digest of a slot's content, GB/s.
+pub fn digest_rate(level: Level, core: usize, seconds: f64) -> Result<f64> {
+    pin(core)?;
+    let slot = corpus::random(SLOT);
+    let bytes = rate(seconds, || {
+        black_box(verify::digest(level, black_box(&slot)));
+        Ok(SLOT as f64)
+    })?;
+    Ok(bytes / GIGA)
+}
+
+/// The digests of both levels by themselves.
+pub fn digests<'a>(core: usize, seconds: f64) -> Vec<Spec<'a>> {
+    [Level::Fast, Level::Full]
+        .into_iter()
+        .map(|level| {
+            let params = [("what", "digest alone"), ("level", level.name())];
+            Spec::new(&params, move |_| {
+                Ok(Figures::of("gb_per_s", digest_rate(level, core, seconds)?))
+            })
+        })
+        .collect()
+}
+
+/// Codec x level x corpus.
+///
+/// # Errors
+/// A policy that does not parse.
+pub fn compression<'a>(
+    policies: &[String],
+    corpora: &'a [Corpus],
+    core: usize,
+    seconds: f64,
+) -> Result<Vec<Spec<'a>>> {
+    let mut specs = Vec::new();
+    for text in policies {
+        let policy: Policy = text.parse().map_err(|e: PolicyError| e.to_string())?;
+        if policy == Policy::None {
+            return Err("none is no codec".into());
+        }
+        for corpus in corpora {
+            let params = [("codec", text.as_str()), ("corpus", corpus.name.as_str())];
+            let run = move |_: bool| codec(policy, &corpus.bytes, core, seconds);
+            specs.push(Spec::new(&params, run));
+        }
+    }
+    Ok(specs)
+}
+
+/// Compresses a corpus slot by slot and takes it apart again; what does not pay stays raw, as on a
+/// lane.
+fn codec(policy: Policy, corpus: &[u8], core: usize, seconds: f64) -> Outcome {
+    pin(core)?;
+    let mut compressor = Compressor::new(policy);
+    let mut decompressor = Decompressor::new();
+    let mut room = vec![0; SLOT];
+    let slots: Vec<&[u8]> = corpus.chunks(SLOT).collect();
+    let mut packed = Vec::with_capacity(slots.len());
+    for slot in &slots {
+        let packed_slot = compressor.compress(slot, &mut room);
+        packed.push(packed_slot.map(|(id, n)| (id, room[..n].to_vec())));
+    }
+    let after: usize = slots
+        .iter()
+        .zip(&packed)
+        .map(|(raw, p)| p.as_ref().map_or(raw.len(), |(_, b)| b.len()))
+        .sum();
+    let mut at = 0;
+    let compress = rate(seconds / 2.0, || {
+        let slot = slots[at];
+        at = (at + 1) % slots.len();
+        black_box(compressor.compress(slot, &mut room));
+        Ok(slot.len() as f64)
+    })?;
+    let mut figures = Figures::of("compress_mb_per_s", compress / 1e6)
+        .and("saved", corpus.len() as f64 / after.max(1) as f64);
+    let pairs: Vec<_> = slots
+        .iter()
+        .zip(&packed)
+        .filter_map(|(raw, p)| Some((*raw, p.as_ref()?)))
+        .collect();
+    if !pairs.is_empty() {
+        let mut at = 0;
+        let mut out = vec![0; SLOT];
+        let bytes = rate(seconds / 2.0, || {
+            let (raw, (id, packed)) = pairs[at];
+            at = (at + 1) % pairs.len();
+            decompressor.decompress(*id, packed, &mut out[..raw.len()])?;
+            if out[..raw.len()] != *raw {
+                return Err("decompression gave other bytes back".into());
+            }
+            Ok(raw.len() as f64)
+        })?;
+        figures = figures.and("decompress_mb_per_s", bytes / 1e6);
+    }
+    Ok(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_piece_gives_figures() {
+        let seconds = 0.002;
+        let scalar = fec(Kernel::Scalar, 8, 2, 64, 0, seconds);
+        assert!(scalar.is_ok_and(|f| f.values.len() == 2));
+        let aegis = aead(Provider::Aegis256x2, 64, 0, seconds);
+        assert!(aegis.is_ok_and(|f| f.values.len() == 3));
+        assert!(digest_rate(Level::Fast, 0, seconds).unwrap() > 0.0);
+        let text = corpus::text(2 * SLOT);
+        let policy = "zstd:1".parse().unwrap();
+        let figures = codec(policy, &text, 0, seconds).ok().unwrap();
+        assert!(figures.values["saved"] > 1.5);
+        let random = corpus::random(SLOT);
+        let figures = codec(policy, &random, 0, seconds).ok().unwrap();
+        assert_eq!(figures.values["saved"], 1.0);
+        assert!(!figures.values.contains_key("decompress_mb_per_s"));
+    }
+
+    #[test]
+    fn what_is_no_codec_is_refused() {
+        let corpora = corpus::all();
+        for bad in ["none", "gzip", "zstd:99"] {
+            assert!(compression(&[bad.to_owned()], &corpora, 0, 0.1).is_err());
+        }
+    }
+}
