@@ -66,6 +66,7 @@ fn status(sessions: usize, lanes: usize) -> StatusReply {
         jobs_active: 1,
         compression: Policy::None,
         state_dir: "/var/lib/ctp96".into(),
+        xdp: vec![],
     }
 }
 
