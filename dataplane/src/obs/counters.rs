@@ -337,7 +337,8 @@ mod tests {
             assert_eq!(c as usize, i);
             assert_eq!(Counter::from_name(c.name()), Some(c));
             assert!(c.label().ends_with('.'), "{} is no sentence", c.name());
-            assert_eq!(c.is_gauge(), c.name().ends_with("_pending"));
+            let level = ["_pending", "_outstanding"];
+            assert_eq!(c.is_gauge(), level.iter().any(|l| c.name().ends_with(l)));
         }
     }
 
