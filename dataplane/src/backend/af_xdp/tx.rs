@@ -35,7 +35,7 @@ pub(super) struct Posted {
     pub(super) calls: u64,
     /// Frames that the device had no room for and dropped.
     pub(super) lost: u64,
-    /// Whether the kernel was short of memory for now.
+    /// Whether the kernel was short of memory; the frames stay queued.
     pub(super) short: bool,
     /// Whether the interface is down.
     pub(super) down: bool,
