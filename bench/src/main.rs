@@ -202,6 +202,9 @@ enum Command {
     /// One side of a baseline run; the bench starts it itself.
     #[command(hide = true)]
     Peer,
+    /// A cipher alone, with the CPU's extensions that the environment leaves it.
+    #[command(hide = true)]
+    Piece { core: usize, seconds: f64 },
 }
 
 #[derive(Args)]
@@ -264,6 +267,7 @@ fn main() -> ExitCode {
         Command::Report(o) => cli::show(&o),
         Command::Serve { listen } => refuse_debug().and_then(|()| site::serve(listen)),
         Command::Peer => peer::serve(),
+        Command::Piece { core, seconds } => suite::accel::piece(core, seconds),
         Command::Pipe {
             mtu,
             bytes,

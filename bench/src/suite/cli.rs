@@ -239,7 +239,7 @@ impl Default for Network {
             backend: own(&["udp", "io_uring", "af_xdp"]),
             mtu: vec![1500, 9000],
             gso: own(&["whole", "per-frame"]),
-            queues: vec![1],
+            queues: vec![1, 2],
             over: own(&["veth"]),
         }
     }
