@@ -124,7 +124,8 @@ fn count_in(
     burden: Option<&str>,
 ) -> Result<BTreeMap<String, f64>, Trouble> {
     let failed = |e: String| Trouble::Failed(e);
-    let pattern = "*ctp96_counted*";
+    // A dump for each time that this function was run, with what it and all below it took.
+    let pattern = "ctp96_counted";
     let mut command = Command::new("valgrind");
     command
         .args(["--tool=callgrind", "--quiet"])
