@@ -171,7 +171,7 @@ fn side(case: &str, node: &NodeReport, ceilings: &Ceilings, busiest: f64) -> Opt
             o.counts.iter().map(|&n| f64::from(n)).sum::<f64>() / all
         }),
         at_once: node.at_once,
-        advice: advice(&limiting, limiting_times_ceiling).to_owned(),
+        advice: advice(&limiting, &node.side, limiting_times_ceiling).to_owned(),
         limiting,
         limiting_times_ceiling,
         stages,
@@ -179,9 +179,17 @@ fn side(case: &str, node: &NodeReport, ceilings: &Ceilings, busiest: f64) -> Opt
 }
 
 /// What to change about a stage.
-fn advice(stage: &str, times_ceiling: Option<f64>) -> &'static str {
+fn advice(stage: &str, side: &str, times_ceiling: Option<f64>) -> &'static str {
     let near = times_ceiling.is_some_and(|times| times < 1.5);
     match stage {
+        // What a sender opens is acknowledgements, what a receiver seals too.
+        "stage_open" if side == "send" => {
+            "Acknowledgements coming in, and what they release: fewer of them (larger frames, MTU \
+             9000), or another core for a further lane."
+        }
+        "stage_seal" if side == "receive" => {
+            "Acknowledgements going out: fewer of them (larger frames, MTU 9000)."
+        }
         "stage_seal" | "stage_open" if near => {
             "It is near the bare cipher: larger frames (MTU 9000), a faster suite, a CPU with wider \
              AES, or more lane cores."
@@ -350,6 +358,10 @@ mod tests {
     fn time_outside_the_stages_can_be_the_limit() {
         let all = analyse("c", &[node("send", 2.0)], &Ceilings::default());
         assert_eq!(all[0].limiting, "application and protocol");
+        let near = advice("stage_seal", "send", Some(1.2));
+        assert!(near.starts_with("It is near the bare cipher"));
+        let acks = advice("stage_open", "send", None);
+        assert!(acks.starts_with("Acknowledgements"), "{acks}");
         assert!(analyse("c", &[NodeReport::default()], &Ceilings::default()).is_empty());
     }
 }
