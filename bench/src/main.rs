@@ -429,3 +429,42 @@ fn compare(link: &Link, congestion: &[String], ctp: &[String]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_command_has_two_arguments_of_one_name() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_suite_takes_what_all_suites_take() {
+        for suite in [
+            "throughput",
+            "concurrency",
+            "payload",
+            "compression",
+            "encryption",
+            "verification",
+            "acceleration",
+            "network",
+            "sustained",
+            "all",
+        ] {
+            let line = [
+                "ctp96-bench",
+                suite,
+                "--quick",
+                "--runs",
+                "2",
+                "--json",
+                "x",
+            ];
+            let parsed = Cli::try_parse_from(line);
+            assert!(parsed.is_ok(), "{suite}: {:?}", parsed.err());
+        }
+    }
+}

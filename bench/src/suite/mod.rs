@@ -200,7 +200,7 @@ fn one(runner: &mut Runner, job: &Job) -> Result<Suite> {
             let message = usize::try_from(o.message)?;
             let specs = sustained::sustained(bed, &sites, &o.site.backend, &o.rate, message);
             // One long run says more than several short ones.
-            runner.method.runs = o.runs;
+            runner.method.runs = o.repeat;
             let title = "a held rate: tail, drift and memory";
             let suite = runner.sweep("sustained", title, specs);
             runner.method.runs = m.runs;
