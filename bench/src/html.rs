@@ -21,7 +21,7 @@ figure{margin:0 0 .8rem;break-inside:avoid}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e8ec;white-space:nowrap}
 th{font-weight:600;background:#f6f8fa}th:first-child,td:first-child{text-align:left}
 td.note{white-space:normal;min-width:14rem;text-align:left}
-svg{width:100%;height:auto;display:block}svg text{font:12px system-ui,sans-serif;fill:#1b1f24}
+svg{width:100%;max-width:48rem;height:auto;display:block}svg text{font:12px system-ui,sans-serif;fill:#1b1f24}
 @media(max-width:40rem){svg text{font-size:19px}}
 .grid{stroke:#e4e8ec}.ground{fill:#eef1f4}
 .bars{display:grid;grid-template-columns:minmax(6.5rem,auto) 1fr auto;gap:.25rem .6rem;align-items:center;font-size:.85rem}
@@ -31,9 +31,9 @@ svg{width:100%;height:auto;display:block}svg text{font:12px system-ui,sans-serif
 .legend span{margin-right:1rem;white-space:nowrap}.legend i{display:inline-block;width:.8rem;height:.8rem;margin-right:.35rem;border-radius:2px}
 .note{color:#57606a;font-size:.9rem}
 @page{size:A4 landscape;margin:10mm}
-@media print{body{max-width:none;padding:0;font-size:11px}.note,.bars,.legend{font-size:10px}table{font-size:7px}
+@media print{svg{max-width:17cm}body{max-width:none;padding:0;font-size:11px}.note,.bars,.legend{font-size:10px}table{font-size:7px}
 th,td{padding:1px 3px}td.note{min-width:9rem}h2,h3{break-after:avoid}tr{break-inside:avoid}.scroll{overflow:visible}
-.plots{grid-template-columns:1fr 1fr}}
+.plots{grid-template-columns:1fr 1fr}.plots figure{margin-bottom:3mm}}
 ";
 
 /// The page.
