@@ -37,6 +37,7 @@ libc6-dev /usr/include/$multiarch/asm/types.h
 libhwloc-dev /usr/include/hwloc.h
 libudev-dev /usr/include/libudev.h
 chromium chromium
+valgrind valgrind
 EOP
 }
 

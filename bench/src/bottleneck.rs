@@ -18,6 +18,10 @@ pub struct Ceilings {
     pub send_cpu_s_per_gb: f64,
     /// Receiving over a bare UDP socket.
     pub recv_cpu_s_per_gb: f64,
+    /// Copying from and to memory.
+    pub copy_gb_per_s: f64,
+    /// Clocks a nanosecond of the CPU's time counter.
+    pub clock_ghz: f64,
 }
 
 /// One side of one run.
@@ -38,16 +42,33 @@ pub struct Bottleneck {
     /// CPU time per frame outside the stages below (copying in or out, protocol, polling),
     /// nanoseconds.
     pub rest_ns_per_frame: f64,
+    /// What a bare copy from and to memory takes for a frame here, nanoseconds: the ceiling of what
+    /// the application does outside the stages.
+    #[serde(default)]
+    pub rest_ceiling_ns: Option<f64>,
+    /// Clocks a nanosecond of the CPU's time counter; 0 where it has none.
+    #[serde(default)]
+    pub clock_ghz: f64,
+    /// Time in which this side's CPU was idle, as a share: asleep, or without anything to run.
+    #[serde(default)]
+    pub idle_time: f64,
     /// Rounds of the lane core that found nothing to do, as a share.
     pub idle_rounds: f64,
     /// Times that the lane core slept.
     pub sleeps: u64,
     /// Slots in flight over slots of the window, on average; only the sender knows.
     pub window_filled: Option<f64>,
+    /// Turns of the application, as a share, at which the ring of slots between it and the core had
+    /// one for it at once: a free one at the sender, a complete one at the receiver.
+    #[serde(default)]
+    pub at_once: Option<f64>,
     /// Stages, the dearest first.
     pub stages: Vec<StageCost>,
     /// The dearest stage.
     pub limiting: String,
+    /// Its time over that of its bare call, where that was measured.
+    #[serde(default)]
+    pub limiting_times_ceiling: Option<f64>,
     /// What would make it cheaper.
     pub advice: String,
 }
@@ -123,9 +144,13 @@ fn side(case: &str, node: &NodeReport, ceilings: &Ceilings, busiest: f64) -> Opt
     stages.sort_by(|a, b| b.ns_per_frame.total_cmp(&a.ns_per_frame));
     let in_stages: f64 = stages.iter().map(|s| s.ns_per_frame).sum();
     let rest = (cpu_ns - in_stages).max(0.0);
-    let limiting = match stages.first() {
-        Some(s) if s.ns_per_frame >= rest => s.name.clone(),
-        _ => "application and protocol".to_owned(),
+    let rest_ceiling_ns = of_rate(ceilings.copy_gb_per_s);
+    let (limiting, limiting_times_ceiling) = match stages.first() {
+        Some(s) if s.ns_per_frame >= rest => (s.name.clone(), s.times_ceiling),
+        _ => (
+            "application and protocol".to_owned(),
+            rest_ceiling_ns.map(|c| rest / c),
+        ),
     };
     let steps = counter("core_steps").max(1);
     Some(Bottleneck {
@@ -136,24 +161,35 @@ fn side(case: &str, node: &NodeReport, ceilings: &Ceilings, busiest: f64) -> Opt
         frames,
         cpu_ns_per_frame: cpu_ns,
         rest_ns_per_frame: rest,
+        rest_ceiling_ns,
+        clock_ghz: ceilings.clock_ghz,
+        idle_time: (1.0 - busy(node)).clamp(0.0, 1.0),
         idle_rounds: counter("core_steps_idle") as f64 / steps as f64,
         sleeps: counter("core_sleeps"),
         window_filled: node.occupancy.as_ref().map(|o| {
             let all = o.counts.len().max(1) as f64 * f64::from(o.samples.max(1));
             o.counts.iter().map(|&n| f64::from(n)).sum::<f64>() / all
         }),
-        advice: advice(&limiting, stages.first()).to_owned(),
+        at_once: node.at_once,
+        advice: advice(&limiting, &node.side, limiting_times_ceiling).to_owned(),
         limiting,
+        limiting_times_ceiling,
         stages,
     })
 }
 
 /// What to change about a stage.
-fn advice(stage: &str, cost: Option<&StageCost>) -> &'static str {
-    let near = cost
-        .and_then(|c| c.times_ceiling)
-        .is_some_and(|times| times < 1.5);
+fn advice(stage: &str, side: &str, times_ceiling: Option<f64>) -> &'static str {
+    let near = times_ceiling.is_some_and(|times| times < 1.5);
     match stage {
+        // What a sender opens is acknowledgements, what a receiver seals too.
+        "stage_open" if side == "send" => {
+            "Acknowledgements coming in, and what they release: fewer of them (larger frames, MTU \
+             9000), or another core for a further lane."
+        }
+        "stage_seal" if side == "receive" => {
+            "Acknowledgements going out: fewer of them (larger frames, MTU 9000)."
+        }
         "stage_seal" | "stage_open" if near => {
             "It is near the bare cipher: larger frames (MTU 9000), a faster suite, a CPU with wider \
              AES, or more lane cores."
@@ -180,28 +216,72 @@ fn advice(stage: &str, cost: Option<&StageCost>) -> &'static str {
     }
 }
 
+impl Bottleneck {
+    /// Clocks that so many nanoseconds are.
+    pub fn clocks(&self, ns: f64) -> Option<f64> {
+        (self.clock_ghz > 0.0).then_some(ns * self.clock_ghz)
+    }
+
+    /// How much time was idle and how full the ring of slots was, in a line.
+    pub fn idleness(&self) -> String {
+        let mut out = format!(
+            "idle {:.0} % of the time; {:.0} % of the lane core's rounds found nothing, {} sleeps",
+            self.idle_time * 100.0,
+            self.idle_rounds * 100.0,
+            self.sleeps
+        );
+        if let Some(w) = self.window_filled {
+            let _ = write!(out, "; ring of slots {:.0} % full on average", w * 100.0);
+        }
+        if let Some(share) = self.at_once {
+            let what = match self.side.as_str() {
+                "send" => "a free slot",
+                _ => "a complete slot",
+            };
+            let _ = write!(
+                out,
+                "; {what} at once in {:.0} % of the application's turns",
+                share * 100.0
+            );
+        }
+        out
+    }
+
+    /// The limiting stage, its distance from its ceiling, and what to change.
+    pub fn verdict(&self) -> String {
+        let distance = match self.limiting_times_ceiling {
+            Some(x) => format!("{x:.2} times the bare call on this host"),
+            None => "no bare call to compare with was measured".to_owned(),
+        };
+        format!("limiting: {}, {distance}. {}", self.limiting, self.advice)
+    }
+}
+
 /// As a table for people.
 pub fn table(all: &[Bottleneck]) -> String {
     let mut out = String::new();
     for b in all {
         let _ = writeln!(
             out,
-            "\n{} | {}: {:.0} % of a core, {:.0} ns of CPU a frame, {} frames{}\n\n| stage | ns a \
-             frame | share | frames a call | bare, ns | x bare |\n| --- | --- | --- | --- | --- | \
-             --- |",
+            "\n{} | {}: {:.0} % of a core, {:.0} ns of CPU a frame{}, {} frames{}\n\n| stage | \
+             clocks a frame | ns a frame | share | frames a call | bare, ns | x bare |\n| --- | --- \
+             | --- | --- | --- | --- | --- |",
             b.case,
             b.side,
             b.busy * 100.0,
             b.cpu_ns_per_frame,
+            b.clocks(b.cpu_ns_per_frame)
+                .map_or(String::new(), |c| format!(" ({c:.0} clocks)")),
             b.frames,
             if b.limits { ", the busier side" } else { "" }
         );
+        let opt = |v: Option<f64>, n: usize| v.map_or("-".to_owned(), |v| format!("{v:.n$}"));
         for s in &b.stages {
-            let opt = |v: Option<f64>, n: usize| v.map_or("-".to_owned(), |v| format!("{v:.n$}"));
             let _ = writeln!(
                 out,
-                "| {} | {:.0} | {:.0} % | {:.1} | {} | {} |",
+                "| {} | {} | {:.0} | {:.0} % | {:.1} | {} | {} |",
                 s.name,
+                opt(b.clocks(s.ns_per_frame), 0),
                 s.ns_per_frame,
                 s.share * 100.0,
                 s.frames_per_call,
@@ -211,21 +291,14 @@ pub fn table(all: &[Bottleneck]) -> String {
         }
         let _ = writeln!(
             out,
-            "| outside the stages | {:.0} | {:.0} % | - | - | - |\n",
+            "| outside the stages | {} | {:.0} | {:.0} % | - | {} | {} |\n",
+            opt(b.clocks(b.rest_ns_per_frame), 0),
             b.rest_ns_per_frame,
-            b.rest_ns_per_frame / b.cpu_ns_per_frame.max(1e-9) * 100.0
+            b.rest_ns_per_frame / b.cpu_ns_per_frame.max(1e-9) * 100.0,
+            opt(b.rest_ceiling_ns, 0),
+            opt(b.rest_ceiling_ns.map(|c| b.rest_ns_per_frame / c), 2)
         );
-        let window = b.window_filled.map_or(String::new(), |w| {
-            format!(", windows {:.0} % full", w * 100.0)
-        });
-        let _ = writeln!(
-            out,
-            "lane core: {:.0} % of its rounds idle, {} sleeps{window}\nlimiting: {}. {}",
-            b.idle_rounds * 100.0,
-            b.sleeps,
-            b.limiting,
-            b.advice
-        );
+        let _ = writeln!(out, "{}\n{}", b.idleness(), b.verdict());
     }
     out
 }
@@ -261,6 +334,8 @@ mod tests {
     fn the_dearest_stage_is_named_with_its_distance() {
         let ceilings = Ceilings {
             seal_gb_per_s: 4.0,
+            copy_gb_per_s: 7.04,
+            clock_ghz: 2.5,
             ..Ceilings::default()
         };
         let all = analyse("c", &[node("send", 0.9), node("receive", 0.8)], &ceilings);
@@ -271,13 +346,22 @@ mod tests {
         assert!((seal.ceiling_ns.unwrap() - 352.0).abs() < 1e-6);
         assert!((seal.frames_per_call - 5000.0).abs() < 1e-6);
         assert!((all[0].rest_ns_per_frame - 200.0).abs() < 1e-6);
-        assert!(table(&all).contains("| stage_seal | 500 |"));
+        assert!(table(&all).contains("| stage_seal | 1250 | 500 |"));
+        // 500 ns over 352 for the bare call; 200 ns outside the stages over 200 for a bare copy.
+        assert!(all[0].verdict().contains("stage_seal, 1.42 times"));
+        assert!((all[0].rest_ceiling_ns.unwrap() - 200.0).abs() < 1e-6);
+        assert!((all[0].idle_time - 0.1).abs() < 1e-6);
+        assert!(all[0].idleness().contains("idle 10 % of the time"));
     }
 
     #[test]
     fn time_outside_the_stages_can_be_the_limit() {
         let all = analyse("c", &[node("send", 2.0)], &Ceilings::default());
         assert_eq!(all[0].limiting, "application and protocol");
+        let near = advice("stage_seal", "send", Some(1.2));
+        assert!(near.starts_with("It is near the bare cipher"));
+        let acks = advice("stage_open", "send", None);
+        assert!(acks.starts_with("Acknowledgements"), "{acks}");
         assert!(analyse("c", &[NodeReport::default()], &Ceilings::default()).is_empty());
     }
 }

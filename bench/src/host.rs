@@ -181,6 +181,22 @@ pub fn spin_rate() -> f64 {
     best
 }
 
+/// Clocks a nanosecond of the counter that the CPU counts time with (x86: the TSC, at its nominal
+/// clock whatever the core's own is); 0 where there is none that a program may read.
+pub fn clock_ghz() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: rdtsc reads a counter that every x86-64 has, and touches no memory.
+        let clocks = || unsafe { core::arch::x86_64::_rdtsc() };
+        let (started, first) = (std::time::Instant::now(), clocks());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let passed = clocks().saturating_sub(first);
+        passed as f64 / started.elapsed().as_nanos().max(1) as f64
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0.0
+}
+
 /// `YYYY-MM-DD HH:MM` in UTC.
 fn utc_minute(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -226,6 +242,8 @@ mod tests {
         let host = Host::describe();
         assert!(host.cpus >= 1 && !host.kernel.is_empty() && host.memory > 0);
         assert!(MachineTime::now().busy_s > 0.0);
+        #[cfg(target_arch = "x86_64")]
+        assert!((0.5..10.0).contains(&clock_ghz()), "{} GHz", clock_ghz());
         assert!(spin_rate() > 0.0 && children_and_self_cpu_seconds() > 0.0);
     }
 }

@@ -4,22 +4,36 @@ use crate::bottleneck::Bottleneck;
 use crate::schema::{Case, Document, Occupancy, Suite};
 use crate::suite::table::{grid, noise, number};
 use crate::svg::{self, Line, escape};
+use crate::target::Target;
+use ctp96::base::limits::WINDOW_SLOTS;
 use std::fmt::Write;
 
 const STYLE: &str = "
 :root{color-scheme:light}
-body{font:16px/1.5 system-ui,sans-serif;color:#1b1f24;background:#fff;margin:0 auto;max-width:60rem;padding:1rem}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+body{font:16px/1.5 system-ui,sans-serif;color:#1b1f24;background:#fff;margin:0 auto;max-width:72rem;padding:1rem}
 h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;border-top:1px solid #d0d7de;padding-top:1rem}
 h3{font-size:1rem;margin:1rem 0 .3rem}
-p{margin:.4rem 0}.verdict{font-size:1.3rem;font-weight:600}
+p,ul{margin:.4rem 0}.verdict{font-size:1.3rem;font-weight:600}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr));gap:.5rem 2.5rem;align-items:start}
+figure{margin:0 0 .8rem;break-inside:avoid}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e8ec;white-space:nowrap}
-th{text-align:right;font-weight:600;background:#f6f8fa}th:first-child,td:first-child{text-align:left}
-svg{width:100%;height:auto;display:block}svg text{font:12px system-ui,sans-serif;fill:#1b1f24}
-.grid{stroke:#e4e8ec}.ground{fill:#f6f8fa}
+th{font-weight:600;background:#f6f8fa}th:first-child,td:first-child{text-align:left}
+td.note{white-space:normal;min-width:14rem;text-align:left}
+svg{width:100%;max-width:48rem;height:auto;display:block}svg text{font:12px system-ui,sans-serif;fill:#1b1f24}
+@media(max-width:40rem){svg text{font-size:19px}}
+.grid{stroke:#e4e8ec}.ground{fill:#eef1f4}
+.bars{display:grid;grid-template-columns:minmax(6.5rem,auto) 1fr auto;gap:.25rem .6rem;align-items:center;font-size:.85rem}
+.bars .name{text-align:right}.bars .value{font-variant-numeric:tabular-nums;white-space:nowrap}
+.bar{position:relative;height:1.1rem}.bar i{display:block;height:100%;background:#0072b2}
+.bar b{position:absolute;top:-1px;bottom:-1px;width:3px;margin-left:-1px;background:#d55e00}
 .legend span{margin-right:1rem;white-space:nowrap}.legend i{display:inline-block;width:.8rem;height:.8rem;margin-right:.35rem;border-radius:2px}
 .note{color:#57606a;font-size:.9rem}
-@media print{body{max-width:none;font-size:11px}table{font-size:9px}h2{break-after:avoid}svg,table{break-inside:avoid}.scroll{overflow:visible}}
+@page{size:A4 landscape;margin:10mm}
+@media print{svg{max-width:17cm}body{max-width:none;padding:0;font-size:11px}.note,.bars,.legend{font-size:10px}table{font-size:7px}
+th,td{padding:1px 3px}td.note{min-width:9rem}h2,h3{break-after:avoid}tr{break-inside:avoid}.scroll{overflow:visible}
+.plots{grid-template-columns:1fr 1fr}.plots figure{margin-bottom:3mm}}
 ";
 
 /// The page.
@@ -65,6 +79,38 @@ pub fn report(doc: &Document) -> String {
     s + "</body></html>\n"
 }
 
+/// A plot with its heading, which print keeps together.
+fn figure(s: &mut String, title: &str, body: &str) {
+    let _ = write!(s, "<figure><h3>{}</h3>{body}</figure>", escape(title));
+}
+
+/// Plots side by side where there is room.
+fn plots(all: &str) -> String {
+    format!("<div class=\"plots\">{all}</div>")
+}
+
+/// A case's parameters as people say them: `veth, MTU 1500, ctp96, aes-256-gcm`.
+fn spoken(id: &str) -> String {
+    let part = |(k, v): (&str, &str)| match k {
+        "mtu" => format!("MTU {v}"),
+        "level" => format!("level {v}"),
+        "streams" | "lanes" => format!("{v} {k}"),
+        "message" => format!("messages of {v}"),
+        _ => v.to_owned(),
+    };
+    // A value may hold blanks, so a part begins at the word before a `=`.
+    let mut parts: Vec<(String, String)> = Vec::new();
+    for word in id.split(' ') {
+        match (word.split_once('='), parts.last_mut()) {
+            (Some((k, v)), _) => parts.push((k.to_owned(), v.to_owned())),
+            (None, Some(last)) => last.1 = format!("{} {word}", last.1),
+            (None, None) => parts.push((String::new(), word.to_owned())),
+        }
+    }
+    let parts = parts.iter().map(|(k, v)| part((k, v)));
+    parts.collect::<Vec<_>>().join(", ")
+}
+
 fn section(s: &mut String, title: &str, body: &str) {
     let _ = write!(s, "<h2>{}</h2>{body}", escape(title));
 }
@@ -92,9 +138,22 @@ fn head(s: &mut String, doc: &Document) {
         noise(&doc.noise)
     );
     if let Some(t) = &doc.target {
-        let text = escape(&t.text()).replace('\n', "<br>");
-        let _ = write!(s, "<h2>Target</h2><p>{text}</p>");
+        section(s, "Target", &target(t));
     }
+}
+
+/// What the target would take, and what that rests on.
+fn target(t: &Target) -> String {
+    let list = |items: Vec<String>| {
+        let items = items.iter().map(|i| format!("<li>{}</li>", escape(i)));
+        format!("<ul>{}</ul>", items.collect::<String>())
+    };
+    format!(
+        "<p>{}</p>{}<p>Assumed:</p>{}",
+        escape(&t.basis()),
+        list(t.needs()),
+        list(t.assumptions.clone())
+    )
 }
 
 fn rate(c: &Case) -> Option<f64> {
@@ -122,14 +181,9 @@ fn throughput(doc: &Document) -> Option<String> {
         };
         let all: Vec<_> = suite.cases.iter().filter(at).filter_map(bar).collect();
         let title = format!("{over}, MTU {mtu}");
-        let _ = write!(
-            out,
-            "<h3>{}</h3>{}",
-            escape(&title),
-            svg::bars(&title, "GB/s", &all)
-        );
+        figure(&mut out, &title, &svg::bars(&title, "GB/s", &all));
     }
-    (!out.is_empty()).then_some(out)
+    (!out.is_empty()).then(|| plots(&out))
 }
 
 /// Throughput against a parameter that is a number, one line for each of the other parameters.
@@ -141,10 +195,8 @@ fn against(suite: &Suite, param: &str, title: &str) -> Option<String> {
             continue;
         };
         let others = c.params.iter().filter(|(k, _)| k != param && k != "lanes");
-        let name = others
-            .map(|(k, v)| format!("{k} {v}"))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let name = others.map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
+        let name = spoken(&name.join(" "));
         match all.iter_mut().find(|l| l.name == name) {
             Some(line) => line.points.push((x, y)),
             None => all.push(Line {
@@ -182,7 +234,7 @@ fn latency(doc: &Document) -> String {
             let inner = curve.points.iter().filter(|p| p.0 < 100.0);
             let points = inner.map(|&(p, ns)| (stretch(p), (ns as f64 / 1e3).max(0.001)));
             all.push(Line {
-                name: format!("{}, {}", c.param("rate"), curve.name),
+                name: [c.param("stack"), c.param("rate"), &curve.name].join(", "),
                 points: points.collect(),
             });
         }
@@ -190,36 +242,99 @@ fn latency(doc: &Document) -> String {
     if all.is_empty() {
         return String::new();
     }
-    let ticks = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99].map(|p| (stretch(p), format!("{p} %")));
+    let ticks = [50.0, 90.0, 99.0, 99.9, 99.99].map(|p| (stretch(p), format!("{p} %")));
     svg::lines("latency", "percentile", "us", true, true, &all, &ticks)
         + "<p class=\"note\">From when due: what a user of the held rate sees, stalls of the sender \
            included. From when sent: without them.</p>"
 }
 
 fn stages(all: &[Bottleneck]) -> String {
-    let mut out = String::from(
-        "<p class=\"note\">Nanoseconds per frame; the mark is what the bare call takes here.</p>",
-    );
+    let mut out = String::new();
     for b in all {
         let mut rows: Vec<_> = b
             .stages
             .iter()
             .map(|x| (x.name.clone(), x.ns_per_frame, x.ceiling_ns))
             .collect();
-        rows.push(("outside the stages".to_owned(), b.rest_ns_per_frame, None));
-        let title = format!("{}: {}", b.case, b.side);
-        let _ = write!(
-            out,
-            "<h3>{}</h3>{}<p>{:.0} % of a core, {} ns of CPU time a frame. Limiting: {}. {}</p>",
-            escape(&title),
+        rows.push((
+            "outside the stages".to_owned(),
+            b.rest_ns_per_frame,
+            b.rest_ceiling_ns,
+        ));
+        let title = format!("{}: {}", spoken(&b.case), b.side);
+        let clocks = b.clocks(b.cpu_ns_per_frame);
+        let body = format!(
+            "{}<p class=\"note\">{:.0} % of a core, {} ns of CPU time a frame{}{}. {}.<br><strong>{}\
+             </strong></p>",
             svg::bars(&title, "ns", &rows),
             b.busy * 100.0,
             number(b.cpu_ns_per_frame),
-            escape(&b.limiting),
-            escape(&b.advice)
+            clocks.map_or(String::new(), |c| format!(", {c:.0} clocks")),
+            if b.limits { ", the busier side" } else { "" },
+            capital(&b.idleness()),
+            escape(&capital(&b.verdict()))
+        );
+        figure(&mut out, &title, &body);
+    }
+    "<p class=\"note\">Nanoseconds per frame; the mark is what the bare call takes here. The figures \
+     in clocks, frames a call and shares are in the table at the end of this section.</p>"
+        .to_owned()
+        + &plots(&out)
+        + &stage_table(all)
+}
+
+/// Every stage of both sides with clocks, share and frames a call.
+fn stage_table(all: &[Bottleneck]) -> String {
+    let mut s = String::from(
+        "<div class=\"scroll\"><table data-stages><thead><tr><th>transfer</th><th>side</th><th>stage\
+         </th><th>clocks a frame</th><th>ns a frame</th><th>share of cycles</th><th>frames a call</th>\
+         <th>bare call, ns</th><th>x bare</th></tr></thead><tbody>",
+    );
+    let opt = |v: Option<f64>| v.map_or("-".to_owned(), number);
+    for b in all {
+        let share = |ns: f64| format!("{:.0} %", ns / b.cpu_ns_per_frame.max(1e-9) * 100.0);
+        let mut row = |name: &str, ns: f64, calls: Option<f64>, bare: Option<f64>| {
+            let cells = [
+                spoken(&b.case),
+                b.side.clone(),
+                name.to_owned(),
+                opt(b.clocks(ns)),
+                number(ns),
+                share(ns),
+                opt(calls),
+                opt(bare),
+                opt(bare.map(|c| ns / c)),
+            ];
+            s.push_str("<tr>");
+            for cell in cells {
+                let _ = write!(s, "<td>{}</td>", escape(&cell));
+            }
+            s.push_str("</tr>");
+        };
+        for x in &b.stages {
+            row(
+                &x.name,
+                x.ns_per_frame,
+                Some(x.frames_per_call),
+                x.ceiling_ns,
+            );
+        }
+        row(
+            "outside the stages",
+            b.rest_ns_per_frame,
+            None,
+            b.rest_ceiling_ns,
         );
     }
-    out
+    s + "</tbody></table></div>"
+}
+
+/// With a capital letter.
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |c| {
+        c.to_uppercase().collect::<String>() + chars.as_str()
+    })
 }
 
 /// The atlas: 128 lanes of 96 slots as 48 pages of 256 addresses.
@@ -233,12 +348,17 @@ fn occupancy(o: &Occupancy) -> Option<String> {
     for (cell, &n) in cells.iter_mut().zip(&o.counts) {
         *cell = Some(f64::from(n) / f64::from(o.samples));
     }
+    let lanes: Vec<Option<f64>> = cells[..o.counts.len()].to_vec();
+    let n = o.counts.len() / WINDOW_SLOTS;
     Some(format!(
-        "{}<p class=\"note\">48 pages of 256 addresses, lane by lane of 96 slots; the darker, the more \
-         often its slot was in flight. {} samples of {}. Grey: lanes that the session did not have.</p>",
-        svg::map("slots in flight", PAGE, &cells),
+        "<h3>The atlas: 48 pages of 256 addresses</h3>{}<p class=\"note\">Lane by lane of 96 slots; the \
+         darker, the more often its slot was in flight. {} samples of {}. Grey: lanes that the session \
+         did not have.</p><h3>The same, a row for each of its {n} lanes</h3>{}<p class=\"note\">96 \
+         slots from left to right.</p>",
+        svg::map("slots in flight, 48 x 256", PAGE, &cells),
         o.samples,
-        escape(&o.case)
+        escape(&spoken(&o.case)),
+        svg::map("slots in flight, lane by lane", WINDOW_SLOTS, &lanes)
     ))
 }
 
@@ -261,7 +381,11 @@ fn table(s: &mut String, suite: &Suite) {
     for row in &rows {
         s.push_str("<tr>");
         for cell in row {
-            let _ = write!(s, "<td>{}</td>", escape(cell));
+            let class = match cell.starts_with("SKIPPED: ") || cell.starts_with("FAILED: ") {
+                true => " class=\"note\"",
+                false => "",
+            };
+            let _ = write!(s, "<td{class}>{}</td>", escape(cell));
         }
         s.push_str("</tr>");
     }
@@ -299,6 +423,13 @@ mod tests {
         for outside in ["http://", "https://", "url(", "@import", "src="] {
             assert!(!page.contains(outside), "{outside}");
         }
+    }
+
+    #[test]
+    fn cases_are_named_as_people_say_it() {
+        let id = "over=veth mtu=1500 stack=quic (s2n-quic) streams=4";
+        assert_eq!(spoken(id), "veth, MTU 1500, quic (s2n-quic), 4 streams");
+        assert_eq!(spoken("plain"), "plain");
     }
 
     #[test]

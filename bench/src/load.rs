@@ -61,7 +61,7 @@ impl Load {
 }
 
 /// The front of a message.
-struct Head {
+pub struct Head {
     stream: u64,
     number: u64,
     due: u64,
@@ -69,14 +69,16 @@ struct Head {
 }
 
 impl Head {
-    fn write(&self, message: &mut [u8]) {
+    /// Puts it there; a message shorter than [`HEAD`] gets what fits.
+    pub fn write(&self, message: &mut [u8]) {
         let words = [self.stream, self.number, self.due, self.sent];
         for (at, word) in message.chunks_exact_mut(8).zip(words) {
             at.copy_from_slice(&word.to_le_bytes());
         }
     }
 
-    fn read(message: &[u8]) -> Option<Head> {
+    /// The front of a message that has one.
+    pub fn read(message: &[u8]) -> Option<Head> {
         let (words, _) = message.get(..HEAD)?.as_chunks::<8>();
         let word = |i: usize| u64::from_le_bytes(words[i]);
         Some(Head {
@@ -85,6 +87,42 @@ impl Head {
             due: word(2),
             sent: word(3),
         })
+    }
+}
+
+/// When each message of a held rate is due: fixed at the start, whatever happens meanwhile.
+pub struct Pace {
+    start: u64,
+    interval_ns: u64,
+    n: u64,
+}
+
+impl Pace {
+    /// From now on, one each `interval_ns`.
+    pub fn new(interval_ns: u64) -> Pace {
+        precise_sleep();
+        Pace {
+            start: host_monotonic_ns(),
+            interval_ns,
+            n: 0,
+        }
+    }
+
+    /// Sleeps until the next is due, not at all where it is late, and gives its head.
+    pub fn wait(&mut self) -> Head {
+        let due = self.start + self.n * self.interval_ns;
+        let now = host_monotonic_ns();
+        if now < due {
+            std::thread::sleep(Duration::from_nanos(due - now));
+        }
+        let head = Head {
+            stream: 0,
+            number: self.n,
+            due,
+            sent: host_monotonic_ns(),
+        };
+        self.n += 1;
+        head
     }
 }
 
@@ -106,13 +144,20 @@ pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<
     }
     let first = lanes.first_mut().ok_or("a session without lanes")?;
     let mut watch = Watch::new(setup.lanes);
+    let mut turns = Turns::default();
     let meter;
     match setup.load {
         Load::Slots => {
             let mut payload = Payload::new(job.bytes, job.chunk.min(first.slot_capacity()))?;
             meter = Meter::start()?;
             while let Some(piece) = payload.next_piece() {
-                first.claim(STALL)?.fill(piece);
+                if let Ok(slot) = first.try_claim() {
+                    turns.count(true);
+                    slot.fill(piece);
+                } else {
+                    turns.count(false);
+                    first.claim(STALL)?.fill(piece);
+                }
                 if setup.observe {
                     watch.look(std::slice::from_ref(first));
                 }
@@ -149,28 +194,13 @@ pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<
         } => {
             let mut payload = Payload::new(job.bytes, check_len(len)?)?;
             let mut message = vec![0; len];
-            precise_sleep();
             meter = Meter::start()?;
-            let start = host_monotonic_ns();
-            let mut n = 0_u64;
+            let mut pace = Pace::new(interval_ns);
             while let Some(piece) = payload.next_piece() {
                 let message = &mut message[..piece.len()];
                 message.copy_from_slice(piece);
-                let due = start + n * interval_ns;
-                let now = host_monotonic_ns();
-                if now < due {
-                    std::thread::sleep(Duration::from_nanos(due - now));
-                }
-                let (stream, number, sent) = (0, n, host_monotonic_ns());
-                Head {
-                    stream,
-                    number,
-                    due,
-                    sent,
-                }
-                .write(message);
+                pace.wait().write(message);
                 first.send(message)?;
-                n += 1;
             }
         }
     }
@@ -178,7 +208,10 @@ pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<
         lane.wait_witnessed(STALL)?;
     }
     let report = meter.stop(job.bytes)?;
-    finish(report, "send", setup, node, |r| r.occupancy = watch.end())
+    finish(report, "send", setup, node, |r| {
+        r.occupancy = watch.end();
+        r.at_once = turns.at_once();
+    })
 }
 
 /// The receiving application.
@@ -189,11 +222,18 @@ pub fn receive(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Resu
     }
     let first = lanes.first_mut().ok_or("a session without lanes")?;
     let mut late = None;
+    let mut turns = Turns::default();
     let meter = Meter::start()?;
     let mut received = 0;
     match setup.load {
         Load::Slots => {
             while received < job.bytes {
+                if let Ok(slot) = first.try_slot() {
+                    turns.count(true);
+                    received += slot.len() as u64;
+                    continue;
+                }
+                turns.count(false);
                 received += first.slot(STALL)?.len() as u64;
             }
         }
@@ -216,6 +256,7 @@ pub fn receive(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Resu
     }
     let report = meter.stop(received)?;
     finish(report, "receive", setup, node, |r| {
+        r.at_once = turns.at_once();
         if let Some(late) = late {
             late.into_report(r);
         }
@@ -327,6 +368,24 @@ fn rss_mib() -> f64 {
     pages.unwrap_or(0.0) * 4096.0 / (1 << 20) as f64
 }
 
+/// How often the application had to wait for the lane's core.
+#[derive(Default)]
+struct Turns {
+    all: u64,
+    at_once: u64,
+}
+
+impl Turns {
+    fn count(&mut self, at_once: bool) {
+        self.all += 1;
+        self.at_once += u64::from(at_once);
+    }
+
+    fn at_once(&self) -> Option<f64> {
+        (self.all > 0).then(|| self.at_once as f64 / self.all as f64)
+    }
+}
+
 /// Counts which slots are in flight, now and then.
 struct Watch {
     seen: Occupancy,
@@ -369,7 +428,7 @@ impl Watch {
 }
 
 /// Latencies of a paced run, and how they develop.
-struct Latency {
+pub struct Latency {
     messages: u64,
     due: hdrhistogram::Histogram<u64>,
     sent: hdrhistogram::Histogram<u64>,
@@ -385,7 +444,8 @@ struct Part {
 }
 
 impl Latency {
-    fn new(messages: u64, windows: usize) -> Latency {
+    /// For so many messages, looked at in `windows` parts.
+    pub fn new(messages: u64, windows: usize) -> Latency {
         let part = || Part {
             hist: empty_hdr(),
             bytes: 0,
@@ -401,7 +461,8 @@ impl Latency {
         }
     }
 
-    fn add(&mut self, n: u64, head: &Head, len: usize, now: u64) {
+    /// Message `n`, of `len` bytes, came at `now`.
+    pub fn add(&mut self, n: u64, head: &Head, len: usize, now: u64) {
         let latency = now.saturating_sub(head.due);
         self.due.saturating_record(latency);
         self.sent.saturating_record(now.saturating_sub(head.sent));
@@ -417,7 +478,8 @@ impl Latency {
         part.last = now;
     }
 
-    fn into_report(self, report: &mut NodeReport) {
+    /// Curves and series.
+    pub fn into_report(self, report: &mut NodeReport) {
         report.curves.push(Curve::of("from when due", &self.due));
         report.curves.push(Curve::of("from when sent", &self.sent));
         let mut add = |name: &str, value: &dyn Fn(&Part) -> f64| {

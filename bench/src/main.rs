@@ -203,6 +203,9 @@ enum Command {
     /// One side of a baseline run; the bench starts it itself.
     #[command(hide = true)]
     Peer,
+    /// A cipher alone, with the CPU's extensions that the environment leaves it.
+    #[command(hide = true)]
+    Piece { core: usize, seconds: f64 },
 }
 
 #[derive(Args)]
@@ -265,6 +268,7 @@ fn main() -> ExitCode {
         Command::Report(o) => cli::show(&o),
         Command::Serve { listen } => refuse_debug().and_then(|()| site::serve(listen)),
         Command::Peer => peer::serve(),
+        Command::Piece { core, seconds } => suite::accel::piece(core, seconds),
         Command::Pipe {
             mtu,
             bytes,
@@ -425,4 +429,43 @@ fn compare(link: &Link, congestion: &[String], ctp: &[String]) -> Result<()> {
         println!("{}", report.table());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_command_has_two_arguments_of_one_name() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_suite_takes_what_all_suites_take() {
+        for suite in [
+            "throughput",
+            "concurrency",
+            "payload",
+            "compression",
+            "encryption",
+            "verification",
+            "acceleration",
+            "network",
+            "sustained",
+            "all",
+        ] {
+            let line = [
+                "ctp96-bench",
+                suite,
+                "--quick",
+                "--runs",
+                "2",
+                "--json",
+                "x",
+            ];
+            let parsed = Cli::try_parse_from(line);
+            assert!(parsed.is_ok(), "{suite}: {:?}", parsed.err());
+        }
+    }
 }

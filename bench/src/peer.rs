@@ -6,7 +6,7 @@
 //! receiver first says its port, then both say a [`SideReport`].
 
 use crate::Result;
-use crate::baseline::{quic, tcp, tls, udp};
+use crate::baseline::{quic, s2n, tcp, tls, udp};
 use crate::contender::{Sample, Task};
 use crate::schema::{Curve, Occupancy};
 use crate::site::Site;
@@ -41,14 +41,18 @@ pub struct Job {
 pub enum Stack {
     /// Plain TCP.
     Tcp,
+    /// TCP with messages at a held rate.
+    PacedTcp(tcp::Paced),
     /// TLS 1.3 over TCP.
     Tls(tls::Credentials),
     /// CTP-96.
     Ctp(ctp::Setup),
     /// Frames over bare AF_XDP sockets.
     Bare(rings::Setup),
-    /// QUIC.
+    /// QUIC by quinn.
     Quic(quic::Setup),
+    /// QUIC by s2n-quic.
+    S2n(s2n::Setup),
     /// Datagrams over a bare UDP socket with segmentation offloads.
     Udp(udp::Setup),
 }
@@ -120,6 +124,10 @@ pub struct NodeReport {
     pub curves: Vec<Curve>,
     /// Figures over the course of the run.
     pub series: BTreeMap<String, Vec<f64>>,
+    /// Of the application's turns, the share at which the window had a slot for it at once: a free
+    /// one to fill, or a complete one to take.
+    #[serde(default)]
+    pub at_once: Option<f64>,
     /// Slots in flight.
     pub occupancy: Option<Occupancy>,
 }
@@ -197,10 +205,14 @@ pub fn serve() -> Result<()> {
         (Role::Receive { bind }, Stack::Ctp(setup)) => ctp::receive(&job, *bind, setup)?,
         (Role::Receive { bind }, Stack::Bare(setup)) => rings::receive(&job, *bind, setup)?,
         (Role::Receive { bind }, Stack::Quic(setup)) => quic::receive(&job, *bind, setup)?,
+        (Role::Receive { bind }, Stack::S2n(setup)) => s2n::receive(&job, *bind, setup)?,
         (Role::Receive { bind }, Stack::Udp(setup)) => udp::receive(&job, *bind, setup)?,
         (Role::Send { to }, Stack::Udp(setup)) => udp::send(&job, *to, setup)?,
+        (Role::Send { to }, Stack::S2n(setup)) => s2n::send(&job, *to, setup)?,
         (Role::Send { to }, Stack::Quic(setup)) => quic::send(&job, *to, setup)?,
         (Role::Send { to }, Stack::Bare(setup)) => rings::send(&job, *to, setup)?,
+        (Role::Receive { bind }, Stack::PacedTcp(p)) => tcp::receive_paced(&job, *bind, p)?,
+        (Role::Send { to }, Stack::PacedTcp(p)) => tcp::send_paced(&job, *to, p)?,
         (Role::Send { to }, Stack::Tcp) => tcp::send(&job, *to)?,
         (Role::Send { to }, Stack::Tls(tls)) => tls::send(&job, *to, tls)?,
         (Role::Send { to }, Stack::Ctp(setup)) => ctp::send(&job, *to, setup)?,

@@ -7,8 +7,8 @@ use std::fmt::Write;
 const W: f64 = 640.0;
 const H: f64 = 300.0;
 /// Room for the axes.
-const LEFT: f64 = 56.0;
-const RIGHT: f64 = 30.0;
+const LEFT: f64 = 76.0;
+const RIGHT: f64 = 44.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 44.0;
 /// Colours that can be told apart with the usual colour blindnesses (Okabe and Ito).
@@ -87,8 +87,13 @@ impl Axis {
             let mut step = 10_f64.powf(self.low.log10().floor());
             let mut all = Vec::new();
             while step <= self.high * 1.0001 && all.len() < 40 {
-                if step >= self.low * 0.9999 {
-                    all.push(step);
+                // Between few powers of ten their doubles and fives help.
+                let few = self.high / self.low < 1e3;
+                for n in if few { &[1.0, 2.0, 5.0][..] } else { &[1.0] } {
+                    let tick = step * n;
+                    if (self.low * 0.9999..=self.high * 1.0001).contains(&tick) {
+                        all.push(tick);
+                    }
                 }
                 step *= 10.0;
             }
@@ -199,45 +204,30 @@ fn legend<'a>(names: impl Iterator<Item = &'a str>) -> String {
     s + "</p>"
 }
 
-/// Horizontal bars, each with its value and, where there is one, a mark at what it could be.
+/// Horizontal bars, each with its value and, where there is one, a mark at what it could be. Boxes
+/// and no drawing, so that its text keeps its size on a narrow screen.
 pub fn bars(title: &str, unit: &str, all: &[(String, f64, Option<f64>)]) -> String {
-    const ROW: f64 = 24.0;
-    const NAMES: f64 = 190.0;
-    let height = all.len() as f64 * ROW + 12.0;
     let values = all.iter().flat_map(|b| [Some(b.1), b.2]).flatten();
-    let x = Axis::new(values, false, NAMES, W - 90.0);
-    let mut s = open(title, height);
-    for (i, (name, value, mark)) in all.iter().enumerate() {
-        let y = i as f64 * ROW + 6.0;
-        let end = x.at(*value);
-        let free = end.max(mark.map_or(end, |m| x.at(m)));
+    let x = Axis::new(values, false, 0.0, 100.0);
+    let mut s = format!(
+        "<div class=\"bars\" role=\"group\" aria-label=\"{}\">",
+        escape(title)
+    );
+    for (name, value, mark) in all {
+        let mark = mark.map_or(String::new(), |m| {
+            format!("<b style=\"left:{:.1}%\"></b>", x.at(m))
+        });
         let _ = write!(
             s,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text><rect x=\"{NAMES}\" \
-             y=\"{y:.1}\" width=\"{:.1}\" height=\"{}\" fill=\"{}\"/><text x=\"{:.1}\" \
-             y=\"{:.1}\">{} {}</text>",
-            NAMES - 8.0,
-            y + 14.0,
+            "<span class=\"name\">{}</span><span class=\"bar\"><i style=\"width:{:.1}%\"></i>{mark}\
+             </span><span class=\"value\">{} {}</span>",
             escape(name),
-            (end - NAMES).max(0.0),
-            ROW - 6.0,
-            COLOURS[0],
-            free + 6.0,
-            y + 14.0,
+            x.at(*value),
             number(*value),
             escape(unit)
         );
-        if let Some(mark) = mark {
-            let at = x.at(*mark);
-            let _ = write!(
-                s,
-                "<path d=\"M{at:.1} {y:.1}v{}\" stroke=\"{}\" stroke-width=\"3\"/>",
-                ROW - 6.0,
-                COLOURS[1]
-            );
-        }
     }
-    s + "</svg>"
+    s + "</div>"
 }
 
 /// Cells in rows of `columns`, each a share of 0 to 1; a cell without a value stays empty.
@@ -287,8 +277,13 @@ mod tests {
                 assert!(s.contains("a &lt; b &amp; &quot;c&quot;"));
             }
         }
-        assert!(bars("t", "ns", &[]).ends_with("</svg>"));
-        assert!(bars("t", "ns", &[("x".into(), 5.0, Some(2.0))]).contains("5.00 ns"));
+        assert!(bars("t", "ns", &[]).ends_with("</div>"));
+        let one = bars("t", "ns", &[("x".into(), 5.0, Some(2.5))]);
+        assert!(
+            one.contains("5.00 ns") && one.contains("width:95.2%"),
+            "{one}"
+        );
+        assert!(one.contains("left:47.6%"), "{one}");
         assert_eq!(
             map("m", 4, &[Some(0.5), None, Some(2.0)])
                 .matches("<path")
@@ -303,6 +298,8 @@ mod tests {
         assert!((a.at(1.0) - 0.0).abs() < 1e-9 && (a.at(1000.0) - 300.0).abs() < 1e-9);
         assert!((a.at(10.0) - 100.0).abs() < 1e-6);
         assert_eq!(a.ticks(), vec![1.0, 10.0, 100.0, 1000.0]);
+        let narrow = Axis::new([90.0, 600.0].into_iter(), true, 0.0, 1.0);
+        assert_eq!(narrow.ticks(), vec![100.0, 200.0, 500.0]);
         let linear = Axis::new([0.0, 10.0].into_iter(), false, 0.0, 1.0);
         assert!(linear.ticks().windows(2).all(|w| w[0] < w[1]));
     }

@@ -103,37 +103,53 @@ impl Target {
         }
     }
 
-    /// For the terminal.
-    pub fn text(&self) -> String {
-        let mut out = format!(
-            "{}. Fastest transfer: {:.2} GB/s ({}).\nCalculated from its {:.2} s of CPU time per GB \
-             on the sender and {:.2} on the receiver, {} GB/s would take\n  cores of this kind: {:.0} \
-             to send, {:.0} to receive\n  wire: {:.0} Gb/s, {} ports of 200GbE\n  memory: {:.0} GB/s \
-             on each side",
+    /// What was measured.
+    pub fn basis(&self) -> String {
+        format!(
+            "{}. Fastest transfer: {:.2} GB/s ({}). Calculated from its {:.2} s of CPU time per GB on \
+             the sender and {:.2} on the receiver, {} GB/s would take",
             self.verdict(),
             self.measured_gb_per_s,
             self.case,
             self.send_cpu_s_per_gb,
             self.recv_cpu_s_per_gb,
-            self.gb_per_s,
-            self.send_cores.ceil(),
-            self.recv_cores.ceil(),
-            self.wire_gbit_per_s,
-            self.ports_200g,
-            self.memory_gb_per_s
-        );
+            self.gb_per_s
+        )
+    }
+
+    /// What the target would take: cores, ports, memory.
+    pub fn needs(&self) -> Vec<String> {
+        let mut memory = format!("memory: {:.0} GB/s on each side", self.memory_gb_per_s);
         if self.host_memory_gb_per_s > 0.0 {
             let _ = write!(
-                out,
+                memory,
                 "; all cores of this host together move {:.0} GB/s when they copy (measured)",
                 self.host_memory_gb_per_s
             );
         }
-        out += "\nif:";
-        for a in &self.assumptions {
-            let _ = write!(out, "\n  {a}");
-        }
-        out
+        vec![
+            format!(
+                "cores of this kind: {:.0} to send, {:.0} to receive",
+                self.send_cores.ceil(),
+                self.recv_cores.ceil()
+            ),
+            format!(
+                "wire: {:.0} Gb/s, {} ports of 200GbE",
+                self.wire_gbit_per_s, self.ports_200g
+            ),
+            memory,
+        ]
+    }
+
+    /// For the terminal.
+    pub fn text(&self) -> String {
+        let lines = |items: &[String]| items.iter().map(|i| format!("\n  {i}")).collect::<String>();
+        format!(
+            "{}{}\nif{}",
+            self.basis(),
+            lines(&self.needs()),
+            lines(&self.assumptions)
+        )
     }
 }
 

@@ -169,6 +169,128 @@ fn the_page_as_written_has_the_figures_of_the_document() {
     assert!(compare(&html, &document()) > 20);
 }
 
+/// Every text between `from` and `to` in order.
+fn all_between<'a>(text: &'a str, from: &str, to: &str) -> Vec<&'a str> {
+    let (mut rest, mut out) = (text, Vec::new());
+    while let Some((hit, after)) = between(rest, from, to) {
+        out.push(hit);
+        rest = after;
+    }
+    out
+}
+
+/// The part of the page under one heading.
+fn section<'a>(html: &'a str, heading: &str) -> &'a str {
+    let mark = format!("<h2>{heading}</h2>");
+    let start = html.find(&mark).unwrap_or_else(|| panic!("no {heading}")) + mark.len();
+    let end = html[start..].find("<h2>").map_or(html.len(), |n| start + n);
+    &html[start..end]
+}
+
+/// Whether a number as shown is the one measured.
+fn same(shown: &str, measured: f64) -> bool {
+    let shown: f64 = shown.parse().unwrap_or(f64::NAN);
+    (shown - measured).abs() <= 0.006 * measured.abs() + 0.000_06
+}
+
+fn suite<'a>(doc: &'a Value, name: &str) -> &'a Vec<Value> {
+    let suites = doc["suites"].as_array().expect("suites");
+    let hit = suites.iter().find(|s| s["name"] == name);
+    hit.and_then(|s| s["cases"].as_array()).expect("its cases")
+}
+
+fn throughput_of(case: &Value) -> Option<f64> {
+    let metrics = case["metrics"].as_array()?;
+    let hit = metrics.iter().find(|m| m["name"] == "gb_per_s")?;
+    hit["median"].as_f64()
+}
+
+/// Holds what the plots show against the document; says how many figures there were.
+fn compare_plots(html: &str, doc: &Value) -> usize {
+    let mut compared = 0;
+    // Bars of the throughput suite, in the order of its cases.
+    let bars = section(html, "Throughput");
+    let bars = all_between(bars, "<span class=\"value\">", " GB/s</span>");
+    let cases = suite(doc, "throughput");
+    let rates: Vec<f64> = cases.iter().filter_map(throughput_of).collect();
+    assert_eq!(bars.len(), rates.len(), "bars of throughput");
+    for (bar, rate) in bars.iter().zip(&rates) {
+        assert!(same(bar, *rate), "{bar} is drawn, {rate} was measured");
+    }
+    compared += bars.len();
+    // Points of the two curves; each says `line: y at x`.
+    for (name, heading) in [
+        ("payload", "Throughput against message size, bytes"),
+        ("concurrency", "Throughput against streams"),
+    ] {
+        let points = all_between(section(html, heading), "<title>", "</title>");
+        let rates: Vec<f64> = suite(doc, name).iter().filter_map(throughput_of).collect();
+        assert_eq!(points.len(), rates.len(), "points of {name}");
+        for point in &points {
+            let y = point
+                .rsplit(": ")
+                .next()
+                .and_then(|p| p.split(" at ").next());
+            let y = y.expect("a point's height");
+            let hit = rates.iter().any(|r| same(y, *r));
+            assert!(hit, "{name}: {y} is drawn and was not measured");
+        }
+        compared += points.len();
+    }
+    // Stage bars of both sides of every transfer that was looked into.
+    let bars = section(html, "Where the time goes");
+    let bars = all_between(bars, "<span class=\"value\">", " ns</span>");
+    let mut measured = Vec::new();
+    for b in doc["bottlenecks"].as_array().expect("bottlenecks") {
+        let stages = b["stages"].as_array().expect("stages");
+        measured.extend(stages.iter().map(|s| s["ns_per_frame"].as_f64()));
+        measured.push(b["rest_ns_per_frame"].as_f64());
+    }
+    assert_eq!(bars.len(), measured.len(), "bars of stages");
+    for (bar, ns) in bars.iter().zip(&measured) {
+        let ns = ns.expect("nanoseconds");
+        assert!(same(bar, ns), "{bar} ns is drawn, {ns} was measured");
+    }
+    compared += bars.len();
+    // The map: a cell for each slot of each lane, drawn twice, as dark as it was full.
+    let shades = all_between(section(html, "Windows"), "fill=\"hsl(205 80% ", "%)");
+    let occupancy = &doc["occupancy"];
+    let counts = occupancy["counts"].as_array().expect("counts");
+    let samples = occupancy["samples"].as_f64().expect("samples");
+    assert_eq!(shades.len(), 2 * counts.len(), "cells of the map");
+    for (shade, count) in shades.iter().zip(counts.iter().chain(counts)) {
+        let share = count.as_f64().expect("a count") / samples;
+        let shade: f64 = shade.parse().expect("a shade");
+        assert!(
+            (shade - (92.0 - 67.0 * share)).abs() < 0.6,
+            "{share} as {shade}"
+        );
+    }
+    let (verdict, _) = between(html, "id=\"verdict\">", "</p>").expect("a verdict");
+    let reached = doc["target"]["reached"].as_f64().expect("a share") * 100.0;
+    let shown = all_between(verdict, ": ", " %");
+    let near = |s: &&str| s.parse().is_ok_and(|s: f64| (s - reached).abs() < 0.06);
+    assert!(shown.first().is_some_and(near), "{verdict}: {reached}");
+    compared + shades.len() + 1
+}
+
+#[test]
+fn the_plots_have_the_figures_of_the_document() {
+    let dir = Dir::new("plots");
+    let html = std::fs::read_to_string(page(&dir)).expect("the page");
+    assert!(compare_plots(&html, &document()) > 100);
+    // And would not have those of another.
+    let mut doc = document();
+    let suites = doc["suites"].as_array_mut().expect("suites");
+    let suite = suites.iter_mut().find(|s| s["name"] == "throughput");
+    let case = suite.and_then(|s| s["cases"].as_array_mut()?.last_mut());
+    let metrics = case.and_then(|c| c["metrics"].as_array_mut());
+    for m in metrics.into_iter().flatten() {
+        m["median"] = (m["median"].as_f64().expect("a median") * 1.05).into();
+    }
+    assert!(std::panic::catch_unwind(|| compare_plots(&html, &doc)).is_err());
+}
+
 #[test]
 fn a_wrong_figure_would_be_noticed() {
     let dir = Dir::new("wrong");
@@ -186,6 +308,7 @@ fn a_browser_shows_the_figures_of_the_document() {
     let dir = Dir::new("dom");
     let html = browse(browser, &dir, &["--dump-dom"], &page(&dir));
     assert!(compare(&html, &document()) > 20);
+    assert!(compare_plots(&html, &document()) > 100);
     let verdict = between(&html, "id=\"verdict\">", "<").expect("a verdict").0;
     assert!(verdict.contains("25 GB/s"), "{verdict}");
     assert!(html.matches("<svg").count() >= 4, "plots are missing");
@@ -221,6 +344,47 @@ fn a_browser_draws_it_on_a_phone_and_on_a_desk() {
     }
 }
 
+/// A page that shows the report in a frame as wide as a phone and writes down how wide it wanted to
+/// be: browsers have no windows that small.
+const PHONE: &str = "<!doctype html><title>x</title><body style=\"margin:0\">\
+    <iframe id=\"f\" src=\"report.html\" style=\"width:390px;height:3000px;border:0\"></iframe>\
+    <p id=\"wide\"></p><script>onload=()=>{const d=document.getElementById('f').contentDocument;\
+    const t=[...d.querySelectorAll('svg text')].map(e=>e.getBoundingClientRect().height);\
+    document.getElementById('wide').textContent=\
+    'w'+d.documentElement.scrollWidth+';t'+Math.min(...t)+';'}</script></body>";
+
+#[test]
+fn a_phone_needs_no_scrolling_sideways_and_no_magnifier() {
+    let Some(browser) = browser() else { return };
+    let dir = Dir::new("phone");
+    page(&dir);
+    let phone = dir.0.join("phone.html");
+    std::fs::write(&phone, PHONE).expect("the frame");
+    let flag = "--allow-file-access-from-files";
+    let html = browse(browser, &dir, &["--dump-dom", flag], &phone);
+    let said = between(&html, "id=\"wide\">w", "</p>").expect("a width").0;
+    let (wide, rest) = said.split_once(";t").expect("width and text");
+    let wide: f64 = wide.parse().expect("a width");
+    assert!(wide <= 390.0, "the page is {wide} pixels wide");
+    let text: f64 = rest.trim_end_matches(';').parse().expect("a height");
+    assert!(text >= 10.0, "text in a plot is {text} pixels high");
+}
+
+#[test]
+fn it_prints() {
+    let Some(browser) = browser() else { return };
+    let dir = Dir::new("print");
+    let file = dir.0.join("report.pdf");
+    let to = format!("--print-to-pdf={}", file.display());
+    browse(browser, &dir, &[&to], &page(&dir));
+    let pdf = std::fs::read(&file).expect("a PDF");
+    assert!(
+        pdf.starts_with(b"%PDF-") && pdf.len() > 20_000,
+        "{} bytes",
+        pdf.len()
+    );
+}
+
 #[test]
 fn the_exit_code_of_diff_tells_a_regression() {
     let dir = Dir::new("diff");
@@ -243,4 +407,15 @@ fn the_exit_code_of_diff_tells_a_regression() {
     std::fs::write(&slower, "{\"schema\": 99}").expect("no document");
     let refused = bench(&["diff", DOCUMENT, &slower.to_string_lossy()]);
     assert_eq!(refused.status.code(), Some(2));
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_debug_build_measures_nothing() {
+    for command in ["all", "throughput", "encryption", "serve", "pipe", "rings"] {
+        let out = bench(&[command]);
+        assert_eq!(out.status.code(), Some(1), "{command}");
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(said.contains("need a release build"), "{command}: {said}");
+    }
 }

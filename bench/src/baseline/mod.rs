@@ -2,6 +2,7 @@
 //! over TCP, and QUIC; and the bare UDP socket beneath.
 
 pub mod quic;
+pub mod s2n;
 pub mod tcp;
 pub mod tls;
 pub mod udp;

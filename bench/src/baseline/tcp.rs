@@ -3,9 +3,12 @@
 use super::Payload;
 use crate::Result;
 use crate::contender::{Contender, Sample, Task};
-use crate::peer::{self, Job, Meter, Ready, SideReport};
+use crate::load::{Head, Latency, Pace};
+use crate::peer::{self, Job, Meter, NodeReport, Ready, SideReport};
 use crate::site::Site;
-use std::io::{self, Read, Write};
+use ctp96::base::clock::host_monotonic_ns;
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -52,7 +55,8 @@ pub fn send(job: &Job, to: SocketAddr) -> Result<SideReport> {
 
 /// Accepts one connection and receives the job's payload.
 pub fn receive(job: &Job, bind: IpAddr) -> Result<SideReport> {
-    let mut buffer = vec![0; job.chunk];
+    // A receiver of small messages reads ahead, as every program over TCP does.
+    let mut buffer = vec![0; job.chunk.max(64 << 10)];
     let mut stream = accept(job, bind)?;
     let meter = Meter::start()?;
     let mut received = 0;
@@ -64,6 +68,57 @@ pub fn receive(job: &Job, bind: IpAddr) -> Result<SideReport> {
     }
     let report = meter.stop(received)?;
     stream.write_all(&[1])?;
+    Ok(report)
+}
+
+/// Messages that are due at their own times, as CTP-96 sends them at a held rate.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Paced {
+    /// Bytes of a message.
+    pub len: usize,
+    /// Time between two, nanoseconds.
+    pub interval_ns: u64,
+    /// Parts of the run that are looked at one by one.
+    pub windows: usize,
+}
+
+/// Sends the job's payload to `to`, each message when it is due.
+pub fn send_paced(job: &Job, to: SocketAddr, setup: &Paced) -> Result<SideReport> {
+    let mut payload = Payload::new(job.bytes, setup.len)?;
+    let mut message = vec![0; setup.len];
+    let mut stream = connect(job, to)?;
+    let meter = Meter::start()?;
+    let mut pace = Pace::new(setup.interval_ns);
+    while let Some(piece) = payload.next_piece() {
+        let message = &mut message[..piece.len()];
+        message.copy_from_slice(piece);
+        pace.wait().write(message);
+        stream.write_all(message)?;
+    }
+    stream.read_exact(&mut [0])?;
+    meter.stop(job.bytes)
+}
+
+/// Accepts one connection, receives the job's payload and takes the latency of each message.
+pub fn receive_paced(job: &Job, bind: IpAddr, setup: &Paced) -> Result<SideReport> {
+    let mut message = vec![0; setup.len];
+    let mut stream = BufReader::with_capacity(256 << 10, accept(job, bind)?);
+    let messages = job.bytes / setup.len.max(1) as u64;
+    let mut latency = Latency::new(messages, setup.windows.max(1));
+    let meter = Meter::start()?;
+    for n in 0..messages {
+        stream.read_exact(&mut message)?;
+        let head = Head::read(&message).ok_or("a message without its head")?;
+        latency.add(n, &head, message.len(), host_monotonic_ns());
+    }
+    let mut report = meter.stop(messages * setup.len as u64)?;
+    stream.get_mut().write_all(&[1])?;
+    let mut seen = NodeReport {
+        side: "receive".to_owned(),
+        ..NodeReport::default()
+    };
+    latency.into_report(&mut seen);
+    report.node = Some(seen);
     Ok(report)
 }
 

@@ -239,7 +239,7 @@ impl Default for Network {
             backend: own(&["udp", "io_uring", "af_xdp"]),
             mtu: vec![1500, 9000],
             gso: own(&["whole", "per-frame"]),
-            queues: vec![1],
+            queues: vec![1, 2],
             over: own(&["veth"]),
         }
     }
@@ -258,8 +258,8 @@ pub struct Sustained {
     #[arg(long, value_parser = message, default_value = "64KiB")]
     pub message: u64,
     /// Runs of each rate.
-    #[arg(long = "repeat", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub runs: u32,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub repeat: u32,
     /// Where.
     #[command(flatten)]
     pub site: Place,
@@ -271,7 +271,7 @@ impl Default for Sustained {
             rate: vec![100_000_000, 300_000_000],
             duration: None,
             message: 64 << 10,
-            runs: 1,
+            repeat: 1,
             site: Place::at(&["veth"], &[1500]),
         }
     }

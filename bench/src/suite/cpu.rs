@@ -14,9 +14,9 @@ use std::hint::black_box;
 use std::sync::Barrier;
 
 /// Working set that fits the second-level cache, bytes.
-const HOT: usize = 64 << 10;
+pub const HOT: usize = 64 << 10;
 /// Working set that does not fit any cache of today's cores, bytes.
-const COLD: usize = 128 << 20;
+pub const COLD: usize = 128 << 20;
 /// Content of a full slot at MTU 1500, bytes.
 const SLOT: usize = 64 * 1408;
 const GIGA: f64 = 1e9;
@@ -117,7 +117,7 @@ pub fn open_rate(provider: Provider, len: usize, core: usize, seconds: f64) -> R
 }
 
 /// GB/s of copying pieces of `len` bytes through a working set of `set` bytes.
-fn memcpy(len: usize, set: usize, core: usize, seconds: f64) -> Outcome {
+pub fn memcpy(len: usize, set: usize, core: usize, seconds: f64) -> Outcome {
     pin(core)?;
     Ok(Figures::of("gb_per_s", copy_rate(len, set, seconds)?))
 }
@@ -169,73 +169,8 @@ fn on_cores(cores: &[usize], work: impl Fn() -> Result<f64> + Sync) -> Result<f6
     })
 }
 
-/// What the CPU's extensions bring: the erasure code by kernel, AES by provider, digests, copying;
-/// and on 1..N cores at once.
-pub fn acceleration<'a>(core: usize, cpus: usize, seconds: f64) -> Vec<Spec<'a>> {
-    let mut specs = Vec::new();
-    for kernel in Kernel::ALL {
-        for m in [1_usize, 2, 8] {
-            let shape = format!("64+{m} x 1408");
-            let params = [("what", "fec"), ("with", kernel.name()), ("shape", &shape)];
-            let run = move |_: bool| fec(kernel, 64, m, 1408, core, seconds);
-            let spec = Spec::new(&params, run).group(shape.as_str());
-            specs.push(match kernel {
-                Kernel::Scalar => spec.baseline("scalar"),
-                _ => spec,
-            });
-        }
-    }
-    for (name, set) in [("hot", HOT), ("from memory", COLD)] {
-        let params = [("what", "memcpy"), ("with", name), ("shape", "1408")];
-        specs.push(Spec::new(&params, move |_| {
-            memcpy(1408, set, core, seconds)
-        }));
-    }
-    let mut n = 1;
-    loop {
-        let cores: Vec<usize> = (0..n).collect();
-        let label = match n {
-            1 => "1 core".to_owned(),
-            n => format!("{n} cores"),
-        };
-        let of = |what: &str| [("what", what.to_owned()), ("with", label.clone())];
-        for p in [Provider::Ring, Provider::Aegis256x2] {
-            let cores = cores.clone();
-            let what = format!("seal {}", p.name());
-            let params = of(&what);
-            let params: Vec<(&str, &str)> = params.iter().map(|(k, v)| (*k, v.as_str())).collect();
-            let run = move |_: bool| {
-                let one = |c: usize| seal_rate(p, 1408, c, seconds);
-                Ok(Figures::of("gb_per_s", on_each(&cores, one)?))
-            };
-            let spec = Spec::new(&params, run).group(what.as_str());
-            specs.push(if n == 1 {
-                spec.baseline("1 core")
-            } else {
-                spec
-            });
-        }
-        let params = of("memcpy from memory");
-        let params: Vec<(&str, &str)> = params.iter().map(|(k, v)| (*k, v.as_str())).collect();
-        let run = move |_: bool| {
-            let bandwidth = memory_bandwidth(&cores, seconds)?;
-            Ok(Figures::of("gb_per_s", bandwidth))
-        };
-        let spec = Spec::new(&params, run).group("memcpy cores");
-        specs.push(if n == 1 {
-            spec.baseline("1 core")
-        } else {
-            spec
-        });
-        if n >= cpus {
-            return specs;
-        }
-        n = (2 * n).min(cpus);
-    }
-}
-
 /// As [`on_cores`], for work that pins itself.
-fn on_each(cores: &[usize], work: impl Fn(usize) -> Result<f64> + Sync) -> Result<f64> {
+pub fn on_each(cores: &[usize], work: impl Fn(usize) -> Result<f64> + Sync) -> Result<f64> {
     let work = &work;
     std::thread::scope(|scope| {
         let threads: Vec<_> = cores
@@ -295,9 +230,13 @@ pub fn digests<'a>(core: usize, seconds: f64) -> Vec<Spec<'a>> {
         .into_iter()
         .map(|level| {
             let params = [("what", "digest alone"), ("level", level.name())];
-            Spec::new(&params, move |_| {
+            let spec = Spec::new(&params, move |_| {
                 Ok(Figures::of("gb_per_s", digest_rate(level, core, seconds)?))
-            })
+            });
+            match level {
+                Level::Fast => spec.group("digest").baseline("fast"),
+                Level::Full => spec.group("digest"),
+            }
         })
         .collect()
 }
@@ -313,6 +252,18 @@ pub fn compression<'a>(
     seconds: f64,
 ) -> Result<Vec<Spec<'a>>> {
     let mut specs = Vec::new();
+    for corpus in corpora {
+        let params = [("codec", "memcpy"), ("corpus", corpus.name.as_str())];
+        let run = move |_: bool| {
+            pin(core)?;
+            let mb_per_s = copy_rate(SLOT, corpus.bytes.len(), seconds / 2.0)? * 1e3;
+            Ok(Figures::of("compress_mb_per_s", mb_per_s)
+                .and("decompress_mb_per_s", mb_per_s)
+                .and("saved", 1.0))
+        };
+        let spec = Spec::new(&params, run).group(corpus.name.as_str());
+        specs.push(spec.baseline("memcpy"));
+    }
     for text in policies {
         let policy: Policy = text.parse().map_err(|e: PolicyError| e.to_string())?;
         if policy == Policy::None {
@@ -321,7 +272,7 @@ pub fn compression<'a>(
         for corpus in corpora {
             let params = [("codec", text.as_str()), ("corpus", corpus.name.as_str())];
             let run = move |_: bool| codec(policy, &corpus.bytes, core, seconds);
-            specs.push(Spec::new(&params, run));
+            specs.push(Spec::new(&params, run).group(corpus.name.as_str()));
         }
     }
     Ok(specs)

@@ -1,5 +1,7 @@
 //! The suites: what each measures, and the one run of all of them.
 
+pub mod accel;
+pub mod bed;
 pub mod cli;
 pub mod cpu;
 pub mod net;
@@ -13,13 +15,13 @@ use crate::host::Host;
 use crate::peer::NodeReport;
 use crate::schema::{Case, Document, Method, SCHEMA, Suite};
 use crate::{Result, corpus, target};
+use bed::Bed;
 use cli::{
     Acceleration, Compression, Concurrency, Encryption, Network, Payload, Sustained, Throughput,
     Verification,
 };
 use ctp96::crypto::Provider;
 use ctp96::verify::Level;
-use net::Bed;
 use runner::{Extras, NoiseMeter, Runner};
 use sites::Sites;
 
@@ -151,7 +153,7 @@ fn one(runner: &mut Runner, job: &Job) -> Result<Suite> {
                 &o.concurrency,
                 o.lanes,
                 message,
-            );
+            )?;
             runner.sweep(
                 "concurrency",
                 "streams of messages over the lanes there are",
@@ -160,7 +162,7 @@ fn one(runner: &mut Runner, job: &Job) -> Result<Suite> {
         }
         Job::Payload(o) => {
             let sites = Sites::open(&o.site.over(), &o.site.mtu, o.site.per_frame)?;
-            let specs = net::payload(bed, &sites, &o.site.backend, &o.payload);
+            let specs = net::payload(bed, &sites, &o.site.backend, &o.payload)?;
             runner.sweep("payload", "messages of one stream by their size", specs)
         }
         Job::Compression(o) => {
@@ -183,7 +185,7 @@ fn one(runner: &mut Runner, job: &Job) -> Result<Suite> {
             runner.sweep("verification", "fast against full", specs)
         }
         Job::Acceleration(_) => {
-            let specs = cpu::acceleration(core, runner.cpus, call);
+            let specs = accel::acceleration(core, runner.cpus, call);
             let title = "what the CPU's extensions and further cores bring";
             runner.sweep("acceleration", title, specs)
         }
@@ -198,7 +200,7 @@ fn one(runner: &mut Runner, job: &Job) -> Result<Suite> {
             let message = usize::try_from(o.message)?;
             let specs = sustained::sustained(bed, &sites, &o.site.backend, &o.rate, message);
             // One long run says more than several short ones.
-            runner.method.runs = o.runs;
+            runner.method.runs = o.repeat;
             let title = "a held rate: tail, drift and memory";
             let suite = runner.sweep("sustained", title, specs);
             runner.method.runs = m.runs;
@@ -239,6 +241,8 @@ fn ceilings(suite: &Suite, case: &str, sides: &[NodeReport], method: &Method) ->
         c.seal_gb_per_s = cpu::seal_rate(provider, node.symbol_len, core, seconds).unwrap_or(0.0);
         c.open_gb_per_s = cpu::open_rate(provider, node.symbol_len, core, seconds).unwrap_or(0.0);
     }
+    c.clock_ghz = crate::host::clock_ghz();
+    c.copy_gb_per_s = cpu::memory_bandwidth(&[core], seconds).unwrap_or(0.0);
     let level = node.verify.parse().unwrap_or(Level::Fast);
     c.digest_gb_per_s = cpu::digest_rate(level, core, seconds).unwrap_or(0.0);
     let own = suite.cases.iter().find(|k| k.id() == case);

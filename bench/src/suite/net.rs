@@ -1,180 +1,50 @@
 //! Suites over a network: CTP-96 in its variants, beside what users pick today, at the same site in
 //! the same rounds.
 
-use super::runner::{Figures, Outcome, Spec};
+use super::bed::Bed;
+use super::runner::{Figures, Spec};
 use super::sites::Sites;
-use crate::baseline::{quic, tcp, tls, udp};
-use crate::contender::{Contender, Sample, Task};
+use crate::baseline::{quic, s2n, tcp, tls};
 use crate::ctp::{Ctp, Setup};
 use crate::load::Load;
-use crate::peer::{self, SideReport, Stack};
 use crate::site::Site;
 use crate::units::show_bytes;
-use crate::{Result, pipe, rings};
-use ctp96::base::limits::{FRAME_OVERHEAD, symbol_len_for_mtu};
-use ctp96::crypto::{Provider, calibrate};
-use ctp96::verify::Level;
+use crate::{Result, rings};
+use ctp96::base::limits::symbol_len_for_mtu;
 use std::rc::Rc;
-use std::time::Duration;
 
-/// Bytes that an application hands over at a time.
-const CHUNK: usize = 256 << 10;
-/// Bytes of the first, unmeasured run of a case.
-const PROBE: u64 = 48 << 20;
-/// Bytes of a run at most.
-const MOST: u64 = 64 << 30;
-
-/// What the runs of a suite share.
-#[derive(Clone, Copy)]
-pub struct Bed {
-    /// CPU of the sender.
-    pub sender_core: usize,
-    /// CPU of the receiver.
-    pub receiver_core: usize,
-    /// Length that a run aims at, seconds.
-    pub seconds: f64,
-}
-
-/// A run's size: what a warm-up did a second, times the length that is aimed at.
-struct Size {
-    bytes: u64,
-    seconds: f64,
-}
-
-impl Size {
-    fn new(seconds: f64) -> Size {
-        Size {
-            bytes: PROBE,
-            seconds,
-        }
-    }
-
-    fn learn(&mut self, sample: &Sample) {
-        let bytes = sample.bytes as f64 / sample.wall_s.max(1e-9) * self.seconds;
-        self.bytes = (bytes as u64).clamp(1 << 20, MOST);
-    }
-}
-
-/// What every transfer gives.
-pub fn figures(sample: &Sample) -> Figures {
-    let gb = sample.bytes as f64 / 1e9;
-    Figures::of("gb_per_s", sample.gb_per_s())
-        .and("cpu_s_per_gb", sample.cpu_s_per_gb())
-        .and("send_cpu_s_per_gb", sample.send_cpu_s / gb)
-        .and("recv_cpu_s_per_gb", sample.recv_cpu_s / gb)
-}
-
-impl Bed {
-    /// A task of `bytes`.
-    pub fn task(&self, bytes: u64) -> Task {
-        Task {
-            bytes,
-            chunk: CHUNK,
-            sender_core: self.sender_core,
-            receiver_core: self.receiver_core,
-        }
-    }
-
-    /// One of the others.
-    fn contender<'a>(
-        &self,
-        site: &'a Rc<Site>,
-        what: impl Contender + 'a,
-    ) -> impl FnMut(bool) -> Outcome + 'a {
-        let (bed, mut size) = (*self, Size::new(self.seconds));
-        move |warming| {
-            let sample = what.transfer(site, &bed.task(size.bytes))?;
-            if warming {
-                size.learn(&sample);
-            }
-            Ok(figures(&sample))
-        }
-    }
-
-    /// CTP-96 set up as `setup`.
-    fn ctp<'a>(&self, site: &'a Rc<Site>, setup: Setup) -> impl FnMut(bool) -> Outcome + 'a {
-        let (bed, mut size) = (*self, Size::new(self.seconds));
-        move |warming| {
-            let task = bed.task(setup.load.whole(size.bytes));
-            let stack = Stack::Ctp(setup.clone());
-            let (sample, sides) = peer::run_observed(site, &task, "bbr-like", stack)?;
-            if warming {
-                size.learn(&sample);
-            }
-            let mut figures = figures(&sample);
-            if let Load::Messages { len, .. } = setup.load {
-                let k = sample.bytes as f64 / len as f64 / sample.wall_s / 1e3;
-                figures = figures.and("kmessages_per_s", k);
-            }
-            Ok(observed(figures, sides))
-        }
-    }
-
-    /// The bare socket: what arrives is counted, and what is lost.
-    fn udp<'a>(&self, site: &'a Rc<Site>) -> impl FnMut(bool) -> Outcome + 'a {
-        let (bed, mut size) = (*self, Size::new(self.seconds));
-        let frame = symbol_len_for_mtu(site.mtu() as usize) + FRAME_OVERHEAD;
-        move |warming| {
-            let stack = Stack::Udp(udp::Setup { frame });
-            let task = bed.task(size.bytes);
-            let [sent, received] = peer::run_sides(site, &task, "", stack)?;
-            let sample = Sample {
-                bytes: received.bytes,
-                wall_s: received.wall_s,
-                send_cpu_s: sent.cpu_s * received.bytes as f64 / sent.bytes.max(1) as f64,
-                recv_cpu_s: received.cpu_s,
-            };
-            if warming {
-                size.learn(&sample);
-            }
-            let lost = 1.0 - received.bytes as f64 / sent.bytes.max(1) as f64;
-            Ok(figures(&sample).and("lost_share", lost))
-        }
-    }
-
-    /// The whole protocol over shared memory.
-    fn memory<'a>(&self, mtu: u32, suite: &'a str) -> impl FnMut(bool) -> Outcome + 'a {
-        let (bed, mut size) = (*self, Size::new(self.seconds));
-        let symbol_len = symbol_len_for_mtu(mtu as usize);
-        let provider = match suite {
-            "aegis-256x2" => Provider::Aegis256x2,
-            _ => calibrate(symbol_len, Duration::from_millis(20)).provider,
-        };
-        move |warming| {
-            let plan = pipe::Plan {
-                mtus: vec![mtu],
-                bytes: size.bytes,
-                runs: 1,
-                verify: "fast".to_owned(),
-                suite: suite.to_owned(),
-                sender_core: bed.sender_core,
-                receiver_core: bed.receiver_core,
-            };
-            let gb_per_s = pipe::one_run(&plan, provider, symbol_len, Level::Fast)?;
-            if warming {
-                size.bytes = ((gb_per_s * 1e9 * bed.seconds) as u64).clamp(1 << 20, MOST);
-            }
-            Ok(Figures::of("gb_per_s", gb_per_s))
-        }
-    }
-}
-
-/// Adds what the nodes saw.
-pub fn observed(mut figures: Figures, sides: [SideReport; 2]) -> Figures {
-    for node in sides.into_iter().filter_map(|s| s.node) {
-        if node.side == "send" {
-            let count = |name: &str| node.counters.get(name).copied().unwrap_or(0) as f64;
-            let resent = count("tx_symbols_resent") / count("tx_symbols_first");
-            figures = figures.and("resent_share", resent);
-        }
-        figures.curves.extend(node.curves.iter().cloned());
-        figures.series.extend(node.series.clone());
-        if let Some(occupancy) = &node.occupancy {
-            figures.occupancy = Some(occupancy.clone());
-        }
-        figures.sides.push(node);
-    }
-    figures
+/// TCP and TLS 1.3 as baselines for messages of `len` bytes, one connection, a write a message;
+/// `params` are those of the row but for its stack.
+fn per_message<'a>(
+    bed: Bed,
+    site: &'a Rc<Site>,
+    credentials: &tls::Credentials,
+    params: &[(&str, &str)],
+    group: &str,
+    len: usize,
+) -> [Spec<'a>; 2] {
+    let congestion = "cubic".to_owned();
+    let tcp = tcp::Tcp {
+        congestion: congestion.clone(),
+    };
+    let tls = tls::Tls {
+        congestion,
+        credentials: credentials.clone(),
+        reference: true,
+    };
+    let row = |stack: &'static str| {
+        let mut row = vec![("stack", stack)];
+        row.extend(params);
+        row
+    };
+    [
+        Spec::new(&row("tcp"), bed.in_pieces(site, tcp, len))
+            .group(group)
+            .baseline("tcp"),
+        Spec::new(&row("tls1.3"), bed.in_pieces(site, tls, len))
+            .group(group)
+            .baseline("tls"),
+    ]
 }
 
 /// CTP-96 with each suite against TCP, TLS 1.3, QUIC and the bare socket.
@@ -194,13 +64,19 @@ pub fn throughput<'a>(
     for &mtu in memory {
         let text = mtu.to_string();
         for suite in suites {
-            let params = [
-                ("over", "memory"),
-                ("mtu", &text),
-                ("stack", "ctp96"),
-                ("suite", suite),
-            ];
-            specs.push(Spec::new(&params, bed.memory(mtu, suite)).group("memory"));
+            let params = |stack| {
+                [
+                    ("over", "memory"),
+                    ("mtu", text.as_str()),
+                    ("stack", stack),
+                    ("suite", suite.as_str()),
+                ]
+            };
+            let group = format!("memory {mtu} {suite}");
+            let bare = Spec::new(&params("bare cipher"), bed.bare_cipher(mtu, suite));
+            specs.push(bare.group(group.as_str()).baseline("bare cipher"));
+            let whole = Spec::new(&params("ctp96"), bed.memory(mtu, suite));
+            specs.push(whole.group(group));
         }
     }
     for site in sites.all() {
@@ -241,9 +117,18 @@ pub fn throughput<'a>(
         };
         let run = bed.contender(site, quic);
         specs.push(
-            Spec::owned(spec("quic", aes), run)
+            Spec::owned(spec("quic (quinn)", aes), run)
                 .group(&*group)
-                .baseline("quic"),
+                .baseline("quinn"),
+        );
+        let s2n = s2n::S2n {
+            credentials: credentials.clone(),
+        };
+        let run = bed.contender(site, s2n);
+        specs.push(
+            Spec::owned(spec("quic (s2n-quic)", aes), run)
+                .group(&*group)
+                .baseline("s2n-quic"),
         );
         let run = bed.udp(site);
         specs.push(
@@ -272,6 +157,9 @@ pub fn ctp_row(backend: &str, verify: &str, suite: &str) -> Ctp {
 }
 
 /// Streams over lanes.
+///
+/// # Errors
+/// No certificate can be made.
 pub fn concurrency<'a>(
     bed: Bed,
     sites: &'a Sites,
@@ -279,9 +167,20 @@ pub fn concurrency<'a>(
     streams: &[u32],
     lanes: usize,
     message: usize,
-) -> Vec<Spec<'a>> {
+) -> Result<Vec<Spec<'a>>> {
     let mut specs = sites.skipped();
+    let credentials = tls::Credentials::new(tls::calibrate()?.0)?;
     for site in sites.all() {
+        let len = show_bytes(message as u64);
+        let one = [("over", site.name()), ("streams", "1"), ("message", &len)];
+        specs.extend(per_message(
+            bed,
+            site,
+            &credentials,
+            &one,
+            site.name(),
+            message,
+        ));
         for &n in streams {
             let mut setup = Setup::new(site, &ctp_row(backend, "fast", "auto"), false);
             setup.lanes = lanes.min(n as usize).max(1);
@@ -291,12 +190,12 @@ pub fn concurrency<'a>(
             };
             setup.observe = true;
             let (streams, used) = (n.to_string(), setup.lanes.to_string());
-            let len = show_bytes(message as u64);
             let params = [
+                ("stack", "ctp96"),
                 ("over", site.name()),
                 ("streams", &streams),
-                ("lanes", &used),
                 ("message", &len),
+                ("lanes", &used),
             ];
             let spec = Spec::new(&params, bed.ctp(site, setup)).group(site.name());
             specs.push(if n == 1 {
@@ -306,12 +205,21 @@ pub fn concurrency<'a>(
             });
         }
     }
-    specs
+    Ok(specs)
 }
 
 /// Message sizes.
-pub fn payload<'a>(bed: Bed, sites: &'a Sites, backend: &str, sizes: &[u64]) -> Vec<Spec<'a>> {
+///
+/// # Errors
+/// No certificate can be made.
+pub fn payload<'a>(
+    bed: Bed,
+    sites: &'a Sites,
+    backend: &str,
+    sizes: &[u64],
+) -> Result<Vec<Spec<'a>>> {
     let mut specs = sites.skipped();
+    let credentials = tls::Credentials::new(tls::calibrate()?.0)?;
     for site in sites.all() {
         for &len in sizes {
             let mut setup = Setup::new(site, &ctp_row(backend, "fast", "auto"), false);
@@ -321,11 +229,17 @@ pub fn payload<'a>(bed: Bed, sites: &'a Sites, backend: &str, sizes: &[u64]) -> 
             };
             setup.observe = true;
             let (bytes, mtu) = (len.to_string(), site.mtu().to_string());
+            let group = format!("{} {mtu} {bytes}", site.name());
             let params = [("over", site.name()), ("mtu", &mtu), ("message", &bytes)];
-            specs.push(Spec::new(&params, bed.ctp(site, setup)));
+            let len = len as usize;
+            let others = per_message(bed, site, &credentials, &params, &group, len);
+            specs.extend(others);
+            let mut own = vec![("stack", "ctp96")];
+            own.extend(params);
+            specs.push(Spec::new(&own, bed.ctp(site, setup)).group(group));
         }
     }
-    specs
+    Ok(specs)
 }
 
 /// Fast against full verification, end to end.

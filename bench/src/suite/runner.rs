@@ -338,6 +338,11 @@ fn ratios(own: &Rounds, to: &str, theirs: &Rounds) -> Vec<Ratio> {
         "seal_gb_per_s",
         "open_gb_per_s",
         "encode_gb_per_s",
+        "decode_gb_per_s",
+        "compress_mb_per_s",
+        "decompress_mb_per_s",
+        "p50_us",
+        "p99_us",
     ];
     compared.into_iter().filter_map(ratio).collect()
 }

@@ -19,7 +19,7 @@ fn lacking(over: &str, per_frame: bool) -> Option<String> {
 }
 
 /// A case that only says why it does not run.
-fn skip<'a>(params: &[(&str, &str)], why: &str) -> Spec<'a> {
+pub fn skip<'a>(params: &[(&str, &str)], why: &str) -> Spec<'a> {
     let why = why.to_owned();
     Spec::new(params, move |_| Err(Refusal::Skipped(why.clone())))
 }

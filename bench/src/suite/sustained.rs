@@ -1,15 +1,20 @@
 //! A rate that is held for minutes: does the tail stay, does the memory.
 
-use super::net::{Bed, ctp_row, figures, observed};
+use super::bed::{Bed, figures, observed};
+use super::net::ctp_row;
 use super::runner::{Figures, Spec};
-use super::sites::Sites;
+use super::sites::{Sites, skip};
+use crate::baseline::tcp;
 use crate::ctp::Setup;
 use crate::load::Load;
 use crate::peer::{self, Stack};
 use crate::site::Site;
 use crate::units::show_bytes;
 
-/// Messages at held rates: open loop, latency from when each was due.
+/// Parts of a run that are looked at one by one.
+const WINDOWS: usize = 10;
+
+/// Messages at held rates, beside TCP: open loop, latency from when each was due.
 pub fn sustained<'a>(
     bed: Bed,
     sites: &'a Sites,
@@ -18,32 +23,53 @@ pub fn sustained<'a>(
     message: usize,
 ) -> Vec<Spec<'a>> {
     let mut specs = sites.skipped();
-    for site in sites.all().filter(|s| !matches!(***s, Site::Remote { .. })) {
+    for site in sites.all() {
+        if let Site::Remote { .. } = **site {
+            let why = "latency from when due needs one clock for both ends, and two hosts have two";
+            specs.push(skip(&[("over", site.name())], why));
+            continue;
+        }
         for &rate in rates {
             let interval_ns = (message as f64 / rate.max(1) as f64 * 1e9) as u64;
             let load = Load::Paced {
                 len: message,
                 interval_ns,
-                windows: 10,
+                windows: WINDOWS,
             };
             let mut setup = Setup::new(site, &ctp_row(backend, "fast", "auto"), false);
             setup.load = load;
             setup.observe = true;
+            let tcp = Stack::PacedTcp(tcp::Paced {
+                len: message,
+                interval_ns,
+                windows: WINDOWS,
+            });
             let (held, len) = (format!("{}/s", show_rate(rate)), show_bytes(message as u64));
-            let params = [("over", site.name()), ("rate", &held), ("message", &len)];
-            let run = move |warming: bool| {
-                let seconds = if warming {
-                    bed.seconds.min(1.0)
-                } else {
-                    bed.seconds
+            let group = format!("{} {held}", site.name());
+            for (stack, name) in [(tcp, "tcp"), (Stack::Ctp(setup.clone()), "ctp96")] {
+                let params = [
+                    ("stack", name),
+                    ("over", site.name()),
+                    ("rate", &held),
+                    ("message", &len),
+                ];
+                let load = setup.load.clone();
+                let run = move |warming: bool| {
+                    let seconds = match warming {
+                        true => bed.seconds.min(1.0),
+                        false => bed.seconds,
+                    };
+                    let task = bed.task(load.whole((rate as f64 * seconds) as u64));
+                    let sent = peer::run_observed(site, &task, "cubic", stack.clone())?;
+                    let figures = observed(figures(&sent.0), sent.1);
+                    Ok(held_rate(figures, rate))
                 };
-                let task = bed.task(setup.load.whole((rate as f64 * seconds) as u64));
-                let stack = Stack::Ctp(setup.clone());
-                let (sample, sides) = peer::run_observed(site, &task, "bbr-like", stack)?;
-                let figures = observed(figures(&sample), sides);
-                Ok(held_rate(figures, rate))
-            };
-            specs.push(Spec::new(&params, run));
+                let spec = Spec::new(&params, run).group(group.as_str());
+                specs.push(match name {
+                    "tcp" => spec.baseline("tcp"),
+                    _ => spec,
+                });
+            }
         }
     }
     specs
