@@ -77,6 +77,8 @@ pub struct AfXdp {
     turn: usize,
     me: usize,
     capacity: usize,
+    /// Frames refused since the last flush.
+    refused: u64,
     /// Whether UDP checksums are completed below.
     sum_below: bool,
     name: &'static str,
@@ -219,6 +221,12 @@ impl AfXdp {
         }
     }
 
+    /// Counts a committed frame that will not be sent; the next flush reports it.
+    fn refuse(&mut self, cause: DropCause) {
+        self.stats.tx_dropped[cause as usize] += 1;
+        self.refused += 1;
+    }
+
     fn account(&mut self, posted: Posted, report: &mut FlushReport) {
         self.stats.tx_frames += posted.frames;
         self.stats.tx_direct += posted.frames;
@@ -308,7 +316,7 @@ impl Backend for AfXdp {
         // The path may have been lost since the claim.
         let direct = self.paths.direct(frame.segment);
         if direct.is_some_and(|d| frame.len() > d.max_len) {
-            self.stats.tx_dropped[DropCause::TooLong as usize] += 1;
+            self.refuse(DropCause::TooLong);
             self.tx.give_up(frame);
             return;
         }
@@ -324,7 +332,7 @@ impl Backend for AfXdp {
             None => self.tx.commit(frame, header_len, None, |_| false),
         };
         if !done {
-            self.stats.tx_dropped[DropCause::Unreachable as usize] += 1;
+            self.refuse(DropCause::Unreachable);
         }
     }
 
@@ -343,6 +351,7 @@ impl Backend for AfXdp {
         let posted = self.tx.post(&mut self.xsk);
         self.account(posted, &mut report);
         report.pending_frames += self.tx.queued();
+        report.dropped_frames += std::mem::take(&mut self.refused);
         Ok(report)
     }
 

@@ -494,6 +494,7 @@ impl Seat {
             me: self.me,
             // A quarter is left for what is being read.
             capacity: frames / 4 * 3 * SMALLEST_COUNTED,
+            refused: 0,
             sum_below,
             note,
             stats: Stats::default(),
