@@ -3,7 +3,6 @@
 use crate::Result;
 use crate::contender::{Contender, Sample, Task};
 use crate::load::{self, Load};
-use crate::napi;
 use crate::peer::{self, Job, Ready, SideReport};
 use crate::site::Site;
 use ::tests::lab::LINK;
@@ -35,9 +34,6 @@ pub struct Setup {
     /// Where the XDP program runs.
     #[serde(default)]
     generic: bool,
-    /// The kernel's NAPI threads of the interface go to the CPU of the node.
-    #[serde(default)]
-    pub napi_threads: bool,
     /// `fast` or `full`.
     verify: String,
     /// `auto`, `aes-256-gcm` or `aegis-256x2`.
@@ -112,7 +108,6 @@ impl Setup {
             mtu: site.mtu() as usize,
             backend: row.backend.clone(),
             generic,
-            napi_threads: false,
             verify: row.verify.clone(),
             suite: row.suite.clone(),
             lanes: 1,
@@ -147,10 +142,9 @@ impl Setup {
             }
         };
         let cores: Vec<usize> = (0..self.cores).map(place).collect();
-        let threads = napi::Threads::now();
         let builder: NodeBuilder = Node::builder(Identity::from_secret(&self.secret));
         let peer = Identity::from_secret(&self.peer).public();
-        let node = builder
+        Ok(builder
             .listen(listen)
             .peer("peer", peer, to)
             .pin(&cores)
@@ -178,11 +172,7 @@ impl Setup {
                 _ => SuiteChoice::Auto,
             })
             .compression(Policy::None)
-            .start()?;
-        if self.napi_threads {
-            threads.pin_new(core)?;
-        }
-        Ok(node)
+            .start()?)
     }
 }
 

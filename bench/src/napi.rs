@@ -3,28 +3,31 @@
 //! system call.
 
 use crate::Result;
-use ::tests::lab::{LINK, Lab, tool};
+use ::tests::lab::{LINK, Lab, run_in, tool};
 use std::collections::BTreeSet;
 
-/// Has the kernel give each queue of both ends a thread, from the moment at which an XDP program is
-/// attached.
+/// Gives each queue of both ends a thread, on the CPU of its end.
 ///
 /// # Errors
-/// The kernel is older than 5.12, or its sysfs cannot be mounted.
-pub fn enable(lab: &Lab) -> Result<()> {
-    for host in lab.hosts() {
+/// The kernel is older than 5.12, its sysfs cannot be mounted, or `ethtool` is missing.
+pub fn enable(lab: &Lab, cores: [usize; 2]) -> Result<()> {
+    for (host, core) in lab.hosts().into_iter().zip(cores) {
+        let before = Threads::now();
+        // A veth interface has NAPI instances only with GRO or an XDP program.
+        run_in(host, "ethtool", &["-K", LINK, "gro", "on"])?;
         let write = format!("echo 1 > /sys/class/net/{LINK}/threaded");
         tool("ip", &["netns", "exec", host.name(), "sh", "-c", &write])?;
+        before.pin_new(core)?;
     }
     Ok(())
 }
 
 /// The threads of interfaces of the lab's name, whatever their namespace.
-pub struct Threads(BTreeSet<i32>);
+struct Threads(BTreeSet<i32>);
 
 impl Threads {
     /// Those that there are now.
-    pub fn now() -> Threads {
+    fn now() -> Threads {
         let prefix = format!("napi/{LINK}-");
         let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = all.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
@@ -37,12 +40,8 @@ impl Threads {
         )
     }
 
-    /// Pins those that have come since to a CPU: the two ends of a pair open one after the other, so
-    /// they are those of this end.
-    ///
-    /// # Errors
-    /// The kernel refuses, or there is none.
-    pub fn pin_new(&self, core: usize) -> Result<()> {
+    /// Pins those that have come since to a CPU.
+    fn pin_new(&self, core: usize) -> Result<()> {
         let now = Threads::now();
         let mut new = now.0.difference(&self.0).peekable();
         if new.peek().is_none() {

@@ -57,8 +57,6 @@ pub struct Setup {
     /// The receiver sends everything back.
     #[serde(default)]
     forward: bool,
-    #[serde(default)]
-    napi_threads: bool,
 }
 
 /// How both contenders of a comparison are set up.
@@ -66,8 +64,6 @@ pub struct Setup {
 pub struct Way {
     /// XDP programs in generic mode.
     pub generic: bool,
-    /// Receive work of the kernel in threads of its own.
-    pub napi_threads: bool,
     /// CPUs of sender and receiver.
     pub cores: [usize; 2],
 }
@@ -160,11 +156,10 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
     for &mtu in &plan.mtus {
         let site = Site::veth(mtu, false)?;
         if let (true, Site::Veth(lab)) = (plan.napi_threads, &site) {
-            napi::enable(lab)?;
+            napi::enable(lab, [plan.sender_core, plan.receiver_core])?;
         }
         let way = Way {
             generic: plan.generic,
-            napi_threads: plan.napi_threads,
             cores: [plan.sender_core, plan.receiver_core],
         };
         let symbol_len = symbol_len_for_mtu(mtu as usize);
@@ -191,8 +186,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
                 sender_core: plan.sender_core,
                 receiver_core: plan.receiver_core,
             };
-            let mut setup = ctp::Setup::new(&site, &ctp, plan.generic);
-            setup.napi_threads = plan.napi_threads;
+            let setup = ctp::Setup::new(&site, &ctp, plan.generic);
             let sample = peer::run_pair(&site, &task, "bbr-like", Stack::Ctp(setup))
                 .map_err(|e| format!("{} at MTU {mtu}: {e}", ctp.name()))?;
             // Of full symbols; the last of each slot may be shorter, which counts less.
@@ -240,7 +234,6 @@ fn bare_sides(bytes: u64, way: Way, forward: bool, site: &Site) -> Result<[SideR
         mtu: site.mtu() as usize,
         generic: way.generic,
         forward,
-        napi_threads: way.napi_threads,
     });
     let symbol = symbol_len_for_mtu(site.mtu() as usize) as u64;
     let task = Task {
@@ -253,8 +246,7 @@ fn bare_sides(bytes: u64, way: Way, forward: bool, site: &Site) -> Result<[SideR
     peer::run_sides(site, &task, "", stack)
 }
 
-fn open(setup: &Setup, core: usize, listen: SocketAddr) -> Result<af_xdp::Bare> {
-    let threads = napi::Threads::now();
+fn open(setup: &Setup, listen: SocketAddr) -> Result<af_xdp::Bare> {
     let config = AfXdpConfig {
         interface: Some(LINK.to_owned()),
         mode: if setup.generic {
@@ -265,11 +257,7 @@ fn open(setup: &Setup, core: usize, listen: SocketAddr) -> Result<af_xdp::Bare> 
         ..AfXdpConfig::default()
     };
     let seat = af_xdp::open(&config, listen, 1, setup.mtu)?.seats.pop();
-    let bare = seat.ok_or("no seat")?.open_bare()?;
-    if setup.napi_threads {
-        threads.pin_new(core)?;
-    }
-    Ok(bare)
+    Ok(seat.ok_or("no seat")?.open_bare()?)
 }
 
 /// A symbol's header, of the length that the MTU gives.
@@ -299,7 +287,7 @@ fn side(bytes: u64, took: Duration) -> SideReport {
 
 /// Sends the job's payload in frames to `to`.
 pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
-    let mut bare = open(setup, job.core, ([0, 0, 0, 0], 0).into())?;
+    let mut bare = open(setup, ([0, 0, 0, 0], 0).into())?;
     let symbol = symbol_len_for_mtu(setup.mtu);
     let frames = job.bytes / symbol as u64;
     let mut header = header(setup);
@@ -327,7 +315,7 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
 
 /// Counts frames, or sends them back, until the sender has ended.
 pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
-    let mut bare = open(setup, job.core, SocketAddr::new(bind, 0))?;
+    let mut bare = open(setup, SocketAddr::new(bind, 0))?;
     peer::say(&Ready {
         addr: bare.local_addr(),
     })?;

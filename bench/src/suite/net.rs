@@ -387,7 +387,6 @@ pub fn network<'a>(
             let run = move |_: bool| {
                 let way = rings::Way {
                     generic: false,
-                    napi_threads: false,
                     cores: [bed.sender_core, bed.receiver_core],
                 };
                 let (mpps, lost) = rings::bare_round(bytes, way, site)?;
