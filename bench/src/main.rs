@@ -9,6 +9,7 @@ mod diff;
 mod host;
 mod html;
 mod load;
+mod napi;
 mod peer;
 mod pipe;
 mod rings;
@@ -179,6 +180,10 @@ enum Command {
         /// XDP programs in generic mode instead of native.
         #[arg(long)]
         generic: bool,
+        /// Threaded NAPI on both ends, each thread on the CPU of its side: the kernel's receive work
+        /// then runs there, as with a network card, and not inside the sender's system call.
+        #[arg(long)]
+        napi_threads: bool,
         /// Suite of the CTP-96 rows.
         #[arg(long, default_value = "auto", value_parser = ["auto", "aes-256-gcm", "aegis-256x2"])]
         suite: String,
@@ -295,6 +300,7 @@ fn main() -> ExitCode {
             bytes,
             runs,
             generic,
+            napi_threads,
             suite,
             sender_core,
             receiver_core,
@@ -305,6 +311,7 @@ fn main() -> ExitCode {
                 bytes,
                 runs,
                 generic,
+                napi_threads,
                 suite,
                 sender_core,
                 receiver_core,

@@ -1,16 +1,23 @@
 //! Frames over bare AF_XDP sockets against the whole of CTP-96 over AF_XDP, on the same veth pair and
 //! in the same run: what protocol, crypto and verification cost of the frame rate.
+//!
+//! There are two bare counterparts. The *forwarder* receives each frame and sends it back over the
+//! pair in the same memory, with its addresses exchanged; the generator before it writes each frame's
+//! payload once, as an application does. The *sender* writes nothing: it sends the same frames again
+//! and again to a receiver that only counts.
 
 use crate::Result;
+use crate::baseline::Payload;
 use crate::contender::{Contender, Task};
 use crate::ctp::{self, Ctp};
 use crate::host::{Host, MachineTime};
-use crate::peer::{self, Job, Ready, Role, SideReport, Stack};
+use crate::napi;
+use crate::peer::{self, Job, Ready, SideReport, Stack};
 use crate::site::Site;
 use crate::stats::{median, range};
 use crate::units::show_bytes;
 use ::tests::lab::LINK;
-use ctp96::backend::af_xdp::{self, AfXdpConfig, AttachMode, Bare};
+use ctp96::backend::af_xdp::{self, AfXdpConfig, AttachMode};
 use ctp96::base::limits::symbol_len_for_mtu;
 use ctp96::wire::{FrameKind, Header};
 use serde::{Deserialize, Serialize};
@@ -32,6 +39,8 @@ pub struct Plan {
     pub runs: u32,
     /// XDP programs in generic mode.
     pub generic: bool,
+    /// Receive work of the kernel in threads of its own.
+    pub napi_threads: bool,
     /// Suite of CTP-96.
     pub suite: String,
     /// CPU of the sender.
@@ -45,21 +54,49 @@ pub struct Plan {
 pub struct Setup {
     mtu: usize,
     generic: bool,
+    /// The receiver sends everything back.
+    #[serde(default)]
+    forward: bool,
+}
+
+/// How both contenders of a comparison are set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// XDP programs in generic mode.
+    pub generic: bool,
+    /// CPUs of sender and receiver.
+    pub cores: [usize; 2],
+}
+
+/// One bare counterpart.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Bare {
+    /// Millions of frames a second that arrived, or came back, per round.
+    mpps: Vec<f64>,
+    /// CTP-96 by this, per round.
+    ratios: Vec<f64>,
+    ratio: f64,
+    /// Frames that did not arrive, as a share.
+    lost: f64,
+}
+
+impl Bare {
+    fn add(&mut self, (mpps, lost): (f64, f64), ctp: f64, runs: u32) {
+        self.mpps.push(mpps);
+        self.ratios.push(ctp / mpps);
+        self.ratio = median(self.ratios.iter().copied());
+        self.lost += lost / f64::from(runs);
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
 struct Row {
     mtu: u32,
     symbol_len: usize,
-    /// Millions of frames a second that arrived, per round.
-    bare_mpps: Vec<f64>,
     /// Millions of symbols a second that were delivered, per round.
     ctp_mpps: Vec<f64>,
-    /// One by the other, per round.
-    ratios: Vec<f64>,
-    ratio: f64,
-    /// Frames of the bare rounds that did not arrive, as a share.
-    bare_lost: f64,
+    forwarder: Bare,
+    sender: Bare,
     /// Time that the hypervisor gave to others meanwhile, seconds.
     steal_s: f64,
 }
@@ -80,29 +117,34 @@ impl Report {
         let _ = writeln!(
             out,
             "\n{} a run, median of {}, AF_XDP in copy mode over veth, XDP program in {} mode, suite \
-             {}, sender on CPU {}, receiver on CPU {}, one queue\n\n| MTU | bytes a frame | bare \
-             Mframes/s | min - max | CTP-96 Mframes/s | min - max | CTP-96 / bare |\n| --- | --- \
-             | --- | --- | --- | --- | --- |",
+             {}, sender on CPU {}, receiver on CPU {}, one queue. Millions of frames a second; \
+             ratios are medians of those of each round{}\n\n| MTU | bytes a frame | bare forwarder | \
+             min - max | bare sender | min - max | CTP-96 | min - max | CTP-96 / forwarder | CTP-96 \
+             / sender |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
             show_bytes(p.bytes),
             p.runs,
             if p.generic { "generic" } else { "native" },
             p.suite,
             p.sender_core,
-            p.receiver_core
+            p.receiver_core,
+            if p.napi_threads {
+                "; receive work of the kernel in threads on the CPU of each side"
+            } else {
+                ""
+            }
         );
         for r in &self.rows {
-            let m = |v: &[f64]| median(v.iter().copied());
-            let (lo, hi) = range(r.bare_mpps.iter().copied());
-            let (clo, chi) = range(r.ctp_mpps.iter().copied());
-            let _ = writeln!(
-                out,
-                "| {} | {} | {:.3} | {lo:.3} - {hi:.3} | {:.3} | {clo:.3} - {chi:.3} | {:.0} % |",
-                r.mtu,
-                r.symbol_len,
-                m(&r.bare_mpps),
-                m(&r.ctp_mpps),
-                r.ratio * 100.0
-            );
+            let _ = write!(out, "| {} | {} |", r.mtu, r.symbol_len);
+            for v in [&r.forwarder.mpps, &r.sender.mpps, &r.ctp_mpps] {
+                let (lo, hi) = range(v.iter().copied());
+                let _ = write!(
+                    out,
+                    " {:.3} | {lo:.3} - {hi:.3} |",
+                    median(v.iter().copied())
+                );
+            }
+            let (f, s) = (r.forwarder.ratio * 100.0, r.sender.ratio * 100.0);
+            let _ = writeln!(out, " {f:.0} % | {s:.0} % |");
         }
         out
     }
@@ -113,15 +155,20 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
     let mut rows = Vec::new();
     for &mtu in &plan.mtus {
         let site = Site::veth(mtu, false)?;
+        if let (true, Site::Veth(lab)) = (plan.napi_threads, &site) {
+            napi::enable(lab, [plan.sender_core, plan.receiver_core])?;
+        }
+        let way = Way {
+            generic: plan.generic,
+            cores: [plan.sender_core, plan.receiver_core],
+        };
         let symbol_len = symbol_len_for_mtu(mtu as usize);
         let mut row = Row {
             mtu,
             symbol_len,
-            bare_mpps: Vec::new(),
             ctp_mpps: Vec::new(),
-            ratios: Vec::new(),
-            ratio: 0.0,
-            bare_lost: 0.0,
+            forwarder: Bare::default(),
+            sender: Bare::default(),
             steal_s: 0.0,
         };
         let before = MachineTime::now();
@@ -131,12 +178,8 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
             suite: plan.suite.clone(),
         };
         for round in 1..=plan.runs {
-            let (bare, lost) = bare_round(
-                plan.bytes,
-                plan.generic,
-                [plan.sender_core, plan.receiver_core],
-                &site,
-            )?;
+            let forwarder = forward_round(plan.bytes, way, &site)?;
+            let sender = bare_round(plan.bytes, way, &site)?;
             let task = Task {
                 bytes: plan.bytes,
                 chunk: 256 << 10,
@@ -149,15 +192,14 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
             // Of full symbols; the last of each slot may be shorter, which counts less.
             let whole = sample.bytes as f64 / symbol_len as f64 / sample.wall_s / 1e6;
             progress(&format!(
-                "round {round}/{} MTU {mtu}: bare {bare:.3}, CTP-96 {whole:.3} Mframes/s",
-                plan.runs
+                "round {round}/{} MTU {mtu}: forwarder {:.3}, sender {:.3}, CTP-96 {whole:.3} \
+                 Mframes/s",
+                plan.runs, forwarder.0, sender.0
             ));
-            row.bare_mpps.push(bare);
             row.ctp_mpps.push(whole);
-            row.ratios.push(whole / bare);
-            row.bare_lost += lost / f64::from(plan.runs);
+            row.forwarder.add(forwarder, whole, plan.runs);
+            row.sender.add(sender, whole, plan.runs);
         }
-        row.ratio = median(row.ratios.iter().copied());
         row.steal_s = MachineTime::now().since(&before).steal_s;
         rows.push(row);
     }
@@ -169,33 +211,42 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
 }
 
 /// Frames a second that arrived, in millions, and the share that did not.
-pub fn bare_round(bytes: u64, generic: bool, cores: [usize; 2], site: &Site) -> Result<(f64, f64)> {
-    let stack = Stack::Bare(Setup {
-        mtu: site.mtu() as usize,
-        generic,
-    });
-    let job = |role, core| Job {
-        role,
-        bytes,
-        chunk: 0,
-        core,
-        congestion: String::new(),
-        stack: stack.clone(),
-    };
-    let bind = site.bind();
-    let receive = job(Role::Receive { bind }, cores[1]);
-    let mut receiver = site.receiver(&receive)?;
-    let ready: Ready = receiver.hear()?;
-    let send = job(Role::Send { to: ready.addr }, cores[0]);
-    let mut sender = site.sender(&send)?;
-    let sent: SideReport = sender.hear()?;
-    let received: SideReport = receiver.hear()?;
-    let frame = symbol_len_for_mtu(site.mtu() as usize) as f64;
-    let rate = received.bytes as f64 / frame / received.wall_s / 1e6;
-    Ok((rate, 1.0 - received.bytes as f64 / sent.bytes as f64))
+pub fn bare_round(bytes: u64, way: Way, site: &Site) -> Result<(f64, f64)> {
+    let [sent, received] = bare_sides(bytes, way, false, site)?;
+    Ok(rate(&received, sent.bytes, site))
 }
 
-fn open(setup: &Setup, listen: SocketAddr) -> Result<Bare> {
+/// Frames a second that a forwarder sent back and that came back, in millions, and the share that
+/// did not.
+pub fn forward_round(bytes: u64, way: Way, site: &Site) -> Result<(f64, f64)> {
+    let [back, _] = bare_sides(bytes, way, true, site)?;
+    Ok(rate(&back, bytes, site))
+}
+
+fn rate(arrived: &SideReport, sent: u64, site: &Site) -> (f64, f64) {
+    let frame = symbol_len_for_mtu(site.mtu() as usize) as f64;
+    let mpps = arrived.bytes as f64 / frame / arrived.wall_s / 1e6;
+    (mpps, (1.0 - arrived.bytes as f64 / sent as f64).max(0.0))
+}
+
+fn bare_sides(bytes: u64, way: Way, forward: bool, site: &Site) -> Result<[SideReport; 2]> {
+    let stack = Stack::Bare(Setup {
+        mtu: site.mtu() as usize,
+        generic: way.generic,
+        forward,
+    });
+    let symbol = symbol_len_for_mtu(site.mtu() as usize) as u64;
+    let task = Task {
+        // Whole frames.
+        bytes: (bytes / symbol).max(1) * symbol,
+        chunk: 0,
+        sender_core: way.cores[0],
+        receiver_core: way.cores[1],
+    };
+    peer::run_sides(site, &task, "", stack)
+}
+
+fn open(setup: &Setup, listen: SocketAddr) -> Result<af_xdp::Bare> {
     let config = AfXdpConfig {
         interface: Some(LINK.to_owned()),
         mode: if setup.generic {
@@ -209,9 +260,9 @@ fn open(setup: &Setup, listen: SocketAddr) -> Result<Bare> {
     Ok(seat.ok_or("no seat")?.open_bare()?)
 }
 
-/// A symbol's frame of the length that the MTU gives. Its content is nobody's business.
-fn frame(setup: &Setup) -> Vec<u8> {
-    let header = Header {
+/// A symbol's header, of the length that the MTU gives.
+fn header(setup: &Setup) -> Header {
+    Header {
         kind: FrameKind::Symbol,
         epoch: 0,
         lane: 0,
@@ -222,40 +273,57 @@ fn frame(setup: &Setup) -> Vec<u8> {
         k: 64,
         class: 0,
         len: symbol_len_for_mtu(setup.mtu) as u16,
-    };
-    let mut bytes = vec![0x5a; header.frame_len()];
-    if let Some(first) = bytes.first_chunk_mut() {
-        header.encode(first);
     }
-    bytes
+}
+
+fn side(bytes: u64, took: Duration) -> SideReport {
+    SideReport {
+        bytes,
+        wall_s: took.as_secs_f64(),
+        cpu_s: 0.0,
+        node: None,
+    }
 }
 
 /// Sends the job's payload in frames to `to`.
 pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
     let mut bare = open(setup, ([0, 0, 0, 0], 0).into())?;
-    let symbol = symbol_len_for_mtu(setup.mtu) as u64;
-    let frames = job.bytes / symbol;
-    let took = bare.send(to, &frame(setup), frames)?;
-    Ok(SideReport {
-        bytes: frames * symbol,
-        wall_s: took.as_secs_f64(),
-        cpu_s: 0.0,
-        node: None,
-    })
+    let symbol = symbol_len_for_mtu(setup.mtu);
+    let frames = job.bytes / symbol as u64;
+    let mut header = header(setup);
+    if !setup.forward {
+        // Its content is nobody's business.
+        let mut frame = vec![0x5a; header.frame_len()];
+        if let Some(first) = frame.first_chunk_mut() {
+            header.encode(first);
+        }
+        let took = bare.send(to, &frame, frames)?;
+        return Ok(side(frames * symbol as u64, took));
+    }
+    let mut payload = Payload::new(job.bytes, symbol)?;
+    let echoed = bare.send_and_count(to, header.frame_len(), frames, |frame| {
+        header.pn += 1;
+        if let Some((first, rest)) = frame.split_first_chunk_mut() {
+            header.encode(first);
+            if let Some(piece) = payload.next_piece() {
+                rest[..piece.len()].copy_from_slice(piece);
+            }
+        }
+    })?;
+    Ok(side(echoed.back * symbol as u64, echoed.took))
 }
 
-/// Counts frames until the sender has ended.
+/// Counts frames, or sends them back, until the sender has ended.
 pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
     let mut bare = open(setup, SocketAddr::new(bind, 0))?;
     peer::say(&Ready {
         addr: bare.local_addr(),
     })?;
     let symbol = symbol_len_for_mtu(setup.mtu) as u64;
-    let (frames, took) = bare.receive(job.bytes / symbol, SILENCE)?;
-    Ok(SideReport {
-        bytes: frames * symbol,
-        wall_s: took.as_secs_f64(),
-        cpu_s: 0.0,
-        node: None,
-    })
+    let (frames, took) = if setup.forward {
+        bare.forward(SILENCE)?
+    } else {
+        bare.receive(job.bytes / symbol, SILENCE)?
+    };
+    Ok(side(frames * symbol, took))
 }

@@ -453,6 +453,14 @@ fn enter(netns: RawFd) -> io::Result<()> {
     }
 }
 
+/// Runs a command inside the namespace of `host` and returns its standard output.
+///
+/// # Errors
+/// As for [`tool`].
+pub fn run_in(host: &Host, program: &str, args: &[&str]) -> Result<String, LabError> {
+    run_tool(host.command(program).args(args))
+}
+
 /// Runs a command and returns its standard output.
 ///
 /// # Errors

@@ -299,8 +299,11 @@ pub fn network<'a>(
             let symbol = symbol_len_for_mtu(site.mtu() as usize) as f64;
             let bytes = ((bed.seconds * 150e3) as u64).max(20_000) * symbol as u64;
             let run = move |_: bool| {
-                let cores = [bed.sender_core, bed.receiver_core];
-                let (mpps, lost) = rings::bare_round(bytes, false, cores, site)?;
+                let way = rings::Way {
+                    generic: false,
+                    cores: [bed.sender_core, bed.receiver_core],
+                };
+                let (mpps, lost) = rings::bare_round(bytes, way, site)?;
                 Ok(Figures::of("gb_per_s", mpps * symbol / 1e3)
                     .and("mframes_per_s", mpps)
                     .and("lost_share", lost))

@@ -144,8 +144,11 @@ fn xdp(nic: &Nic, host: &System) -> Vec<Finding> {
     found.push(Finding::info(
         what,
         match x.tx_checksum {
-            true => "the NIC can compute UDP checksums of AF_XDP frames",
-            false => "the CPU computes UDP checksums of AF_XDP frames where the path needs them",
+            true => "the NIC computes UDP checksums of AF_XDP frames where the path needs them",
+            false => {
+                "UDP checksums, where the path needs them: by the CPU with zero-copy, by the kernel or \
+                 the device in copy mode"
+            }
         },
     ));
     found

@@ -318,10 +318,20 @@ fn memory(host: &System) -> Vec<Finding> {
             0 => "no 2 MiB pages are reserved".to_owned(),
             n => format!("all {n} pages of 2 MiB are in use"),
         };
-        let effect = "slots and AF_XDP frames lie on 4 KiB pages: more TLB misses";
         let pages = m.huge_total + pages;
         let fix = format!("sysctl -w vm.nr_hugepages={pages}");
-        found.push(Finding::warn(what, effect).fix(fix));
+        found.push(match m.transparent.as_deref() {
+            Some(how @ ("always" | "madvise")) => Finding::info(
+                format!("{what}; transparent huge pages: {how}"),
+                "slots and AF_XDP frames lie on 2 MiB pages as far as memory is not fragmented when \
+                 the daemon starts; reserved ones are certain",
+            ),
+            _ => Finding::warn(
+                what,
+                "slots and AF_XDP frames lie on 4 KiB pages: more TLB misses",
+            ),
+        }
+        .fix(fix));
     }
     found
 }

@@ -81,6 +81,11 @@ pub trait Backend {
         None
     }
 
+    /// Whether frames that come in on `queue` of the network device are this backend's to read.
+    fn serves(&self, queue: u16) -> bool {
+        self.queue() == Some(queue)
+    }
+
     /// Takes a filled frame; it leaves with the next flush. A frame still claimed at that time
     /// holds back the ones claimed after it.
     fn commit(&mut self, frame: TxFrame);

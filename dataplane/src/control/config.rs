@@ -118,11 +118,44 @@ pub struct AfXdp {
     pub mode: XdpMode,
     /// Whether the driver reads and writes our memory itself.
     pub zero_copy: ZeroCopy,
-    /// Receive queues, one for each core; without them, those from 0 on.
+    /// Receive queues of each core; without them, one for each from 0 on.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub queues: Option<Vec<u32>>,
+    pub queues: Option<Vec<Queues>>,
     /// Whether another XDP program may be taken off the interface.
     pub replace_foreign: bool,
+    /// Who computes UDP checksums.
+    pub checksum: Checksum,
+}
+
+/// Who computes UDP checksums over IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Checksum {
+    /// The device where it can.
+    #[default]
+    Auto,
+    /// The daemon.
+    Software,
+}
+
+/// Receive queues of one core.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Queues {
+    /// One.
+    One(u32),
+    /// Several, the first of which it also sends on.
+    Several(Vec<u32>),
+}
+
+impl Queues {
+    /// Their numbers.
+    pub fn list(&self) -> Vec<u32> {
+        match self {
+            Queues::One(queue) => vec![*queue],
+            Queues::Several(queues) => queues.clone(),
+        }
+    }
 }
 
 /// Where an XDP program runs.

@@ -4,6 +4,7 @@
 //! to its bytes, and dropping it gives the buffer back. Lanes take their buffers when they open
 //! and return them when they close, so the lock below is never touched by the data path.
 
+use std::io;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -43,7 +44,8 @@ pub struct ArenaStats {
     pub total: usize,
     /// Buffers lent out.
     pub lent: usize,
-    /// Whether the kernel gave 2 MiB pages.
+    /// Whether the kernel gave reserved 2 MiB pages; else they are transparent ones, as far as it has
+    /// them, and small ones.
     pub huge: bool,
 }
 
@@ -78,38 +80,17 @@ const HUGE: usize = 2 << 20;
 
 impl Arena {
     /// Maps `count` buffers of at least `buf_len` bytes each (rounded up to 4 KiB), with 2 MiB
-    /// pages where the host has them free, and touches every page so that nothing grows later.
+    /// pages where the host has them reserved, else with transparent ones where it gives them, and
+    /// touches every page so that nothing grows later.
     pub fn new(count: usize, buf_len: usize) -> Result<Arena, ArenaError> {
         let buf_len = buf_len.max(1).next_multiple_of(4096);
         let bytes = (buf_len * count.max(1)).next_multiple_of(HUGE);
-        let map = |flags: i32| {
-            // SAFETY: an anonymous private mapping at an address of the kernel's choice aliases
-            // nothing that exists.
-            unsafe {
-                libc::mmap(
-                    std::ptr::null_mut(),
-                    bytes,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE | flags,
-                    -1,
-                    0,
-                )
-            }
-        };
-        let mut huge = true;
-        let mut p = map(libc::MAP_HUGETLB);
-        if p == libc::MAP_FAILED {
-            huge = false;
-            p = map(0);
-        }
-        let base = match NonNull::new(p.cast::<u8>()) {
-            Some(base) if p != libc::MAP_FAILED => base,
-            _ => {
-                return Err(ArenaError::Map {
-                    bytes,
-                    source: std::io::Error::last_os_error(),
-                });
-            }
+        let error = |source| ArenaError::Map { bytes, source };
+        let reserved = map(bytes, libc::MAP_HUGETLB | libc::MAP_POPULATE);
+        let huge = reserved.is_ok();
+        let base = match reserved {
+            Ok(base) => base,
+            Err(_) => map_transparent(bytes).map_err(error)?,
         };
         let free = Mutex::new((0..count as u32).rev().collect());
         Ok(Arena(Arc::new(Inner {
@@ -158,6 +139,62 @@ impl Arena {
             huge: self.0.huge,
         }
     }
+}
+
+fn map(bytes: usize, flags: i32) -> io::Result<NonNull<u8>> {
+    // SAFETY: an anonymous private mapping at an address of the kernel's choice aliases nothing that
+    // exists.
+    let p = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
+            -1,
+            0,
+        )
+    };
+    match NonNull::new(p.cast::<u8>()) {
+        Some(base) if p != libc::MAP_FAILED => Ok(base),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Maps `bytes`, a multiple of 2 MiB, at such a multiple, asks for transparent huge pages, and touches
+/// all of it.
+fn map_transparent(bytes: usize) -> io::Result<NonNull<u8>> {
+    let all = map(bytes + HUGE, 0)?;
+    let head = all.addr().get().next_multiple_of(HUGE) - all.addr().get();
+    // SAFETY: less than `HUGE` bytes into a mapping that is longer.
+    let base = unsafe { all.add(head) };
+    // SAFETY: the two ends of the fresh mapping, of less than `HUGE` bytes together with `bytes`
+    // between them; nobody knows their addresses. Both are multiples of a page, and one of no bytes
+    // is refused and stays as it is.
+    unsafe {
+        libc::munmap(all.as_ptr().cast(), head);
+        libc::munmap(base.add(bytes).as_ptr().cast(), HUGE - head);
+    }
+    // SAFETY: the fresh mapping; both are hints about it. A kernel that refuses the first gives small
+    // pages.
+    let populated = unsafe {
+        libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
+        libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE)
+    };
+    if populated == 0 {
+        return Ok(base);
+    }
+    let e = io::Error::last_os_error();
+    if e.raw_os_error() != Some(libc::EINVAL) {
+        // SAFETY: the mapping made above, whose address nobody else knows.
+        unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
+        return Err(e);
+    }
+    // Linux before 5.14.
+    for page in (0..bytes).step_by(4096) {
+        // SAFETY: inside the mapping, which nobody else knows.
+        unsafe { base.add(page).write_volatile(0) };
+    }
+    Ok(base)
 }
 
 /// The exclusive right to one buffer of an [`Arena`]; derefs to its bytes.

@@ -295,6 +295,11 @@ impl Lane {
                 n += w.encode_into(&mut body[n..]).unwrap_or(0);
             }
             if let (Some(queue), Some(home)) = (self.arrived_on, ctx.backend.queue()) {
+                // A core may read several queues: each of them is home.
+                let home = match ctx.backend.serves(queue) {
+                    true => queue,
+                    false => home,
+                };
                 let arrival = Message::Arrival { queue, home };
                 n += arrival.encode_into(&mut body[n..]).unwrap_or(0);
             }

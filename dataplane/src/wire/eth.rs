@@ -6,7 +6,9 @@
 //! - UDP checksum over IPv4: zero, which RFC 768 defines as "none". The AEAD tag covers the payload
 //!   far better, and a sum costs a pass over it. The price: a Linux peer on a plain UDP socket does
 //!   not join such datagrams (GRO).
-//! - UDP checksum over IPv6: computed. RFC 8200 asks for it, and Linux drops datagrams without.
+//! - UDP checksum over IPv6: computed ([`Template::write`]), or left to the device with the sum of the
+//!   pseudo-header in its place ([`Template::write_partial`]). RFC 8200 asks for it, and Linux drops
+//!   datagrams without.
 //!
 //! Received UDP checksums are not looked at: frames from a local stack (veth, loopback) carry only
 //! the pseudo-header's part, and the AEAD tag decides anyway.
@@ -24,6 +26,8 @@ pub const IPV4_LEN: usize = 20;
 pub const IPV6_LEN: usize = 40;
 /// UDP header, bytes.
 pub const UDP_LEN: usize = 8;
+/// Where the checksum stands in a UDP header.
+pub const CHECKSUM_AT: usize = 6;
 /// Longest headers that a [`Template`] writes, bytes.
 pub const MAX_HEADERS: usize = ETH_LEN + VLAN_LEN + IPV6_LEN + UDP_LEN;
 /// Most VLAN tags that [`parse`] passes over.
@@ -101,8 +105,10 @@ pub struct Template {
     /// Where the IP header starts.
     ip: usize,
     v6: bool,
-    /// IPv4: sum of the header. IPv6: sum of addresses, protocol and ports.
+    /// IPv4: sum of the header. IPv6: sum of addresses and protocol.
     sum: u64,
+    /// IPv6: sum of the ports.
+    ports: u64,
 }
 
 impl Template {
@@ -114,6 +120,7 @@ impl Template {
             ip: 0,
             v6: flow.dst.is_ipv6(),
             sum: 0,
+            ports: 0,
         };
         t.put(&flow.dst_mac);
         t.put(&flow.src_mac);
@@ -144,7 +151,8 @@ impl Template {
                 t.put(&[0, 0, PROTO_UDP, HOP_LIMIT]);
                 t.put(&src.octets());
                 t.put(&dst.octets());
-                t.sum = sum(&t.bytes[t.ip + 8..t.len]) + sum(&[0, PROTO_UDP]) + sum(&ports);
+                t.sum = sum(&t.bytes[t.ip + 8..t.len]) + sum(&[0, PROTO_UDP]);
+                t.ports = sum(&ports);
             }
             _ => return None,
         }
@@ -169,11 +177,45 @@ impl Template {
         self.len - self.ip
     }
 
+    /// Where the UDP header starts.
+    #[inline]
+    pub fn udp_at(&self) -> usize {
+        self.len - UDP_LEN
+    }
+
+    /// Whether datagrams of this path carry a UDP checksum.
+    #[inline]
+    pub fn has_checksum(&self) -> bool {
+        self.v6
+    }
+
     /// Writes the headers into `frame`, whose payload stands behind them already. A frame too
     /// short for headers, or too long for IP, is left alone and refused.
     #[inline]
     #[must_use]
     pub fn write(&self, frame: &mut [u8]) -> bool {
+        self.fill(frame, |pseudo, body| {
+            // `fill` has found the length to fit.
+            let len = ((body.len() + UDP_LEN) as u16).to_be_bytes();
+            match fold(pseudo + self.ports + sum(&len) + sum(body)) {
+                // Zero would mean "none".
+                [0, 0] => [0xff, 0xff],
+                check => check,
+            }
+        })
+    }
+
+    /// As [`Template::write`], but where there is to be a UDP checksum its place holds only the sum
+    /// of the pseudo-header. Whoever sends the frame sums from [`Template::udp_at`] to the end and
+    /// puts the result [`CHECKSUM_AT`] bytes behind that.
+    #[inline]
+    #[must_use]
+    pub fn write_partial(&self, frame: &mut [u8]) -> bool {
+        self.fill(frame, |sum, _| fold(sum).map(|b| !b))
+    }
+
+    #[inline]
+    fn fill(&self, frame: &mut [u8], checksum: impl FnOnce(u64, &[u8]) -> [u8; 2]) -> bool {
         let Some(payload) = frame.len().checked_sub(self.len) else {
             return false;
         };
@@ -185,17 +227,15 @@ impl Template {
         }
         let (head, body) = frame.split_at_mut(self.len);
         head.copy_from_slice(&self.bytes[..self.len]);
-        let udp = self.len - UDP_LEN;
+        let udp = self.udp_at();
         let len = udp_len.to_be_bytes();
         head[udp + 4..udp + 6].copy_from_slice(&len);
         if self.v6 {
             head[self.ip + 4..self.ip + 6].copy_from_slice(&len);
-            // The length stands in the pseudo-header and in the UDP header.
-            let mut check = fold(self.sum + 2 * sum(&len) + sum(body));
-            if check == [0, 0] {
-                check = [0xff, 0xff];
-            }
-            head[udp + 6..udp + 8].copy_from_slice(&check);
+            // The length stands in the pseudo-header, and the one in the UDP header is summed with
+            // the rest of it.
+            let check = checksum(self.sum + sum(&len), body);
+            head[udp + CHECKSUM_AT..udp + CHECKSUM_AT + 2].copy_from_slice(&check);
         } else {
             let total = (udp_len + IPV4_LEN as u16).to_be_bytes();
             head[self.ip + 2..self.ip + 4].copy_from_slice(&total);
@@ -313,136 +353,5 @@ pub fn parse(head: &[u8], total: usize) -> Result<Datagram, EthError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// The checksum as RFC 1071 words it.
-    fn slow(bytes: &[u8]) -> u16 {
-        let mut s = 0u32;
-        for pair in bytes.chunks(2) {
-            s += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
-            s = (s & 0xffff) + (s >> 16);
-        }
-        !(s as u16)
-    }
-
-    fn flow(v6: bool, vlan: Option<u16>) -> Flow {
-        let (src, dst) = if v6 {
-            ("[fd96::1]:9696", "[fd96::2]:9700")
-        } else {
-            ("10.96.0.1:9696", "10.96.0.2:9700")
-        };
-        Flow {
-            src_mac: [2, 0, 0, 0, 0, 1],
-            dst_mac: [2, 0, 0, 0, 0, 2],
-            vlan,
-            src: src.parse().expect("address"),
-            dst: dst.parse().expect("address"),
-        }
-    }
-
-    fn frame(t: &Template, payload: &[u8]) -> Vec<u8> {
-        let mut f = vec![0; t.header_len()];
-        f.extend_from_slice(payload);
-        assert!(t.write(&mut f));
-        f
-    }
-
-    /// Worked out by hand, after RFC 791 and RFC 768.
-    #[test]
-    fn an_ipv4_header_has_the_known_bytes() {
-        let t = Template::new(&flow(false, None)).expect("one family");
-        let f = frame(&t, b"abcd");
-        assert_eq!(
-            f[14..34],
-            [
-                0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0x26, 0x0b, 10, 96, 0, 1, 10, 96, 0, 2
-            ]
-        );
-        assert_eq!(f[34..42], [0x25, 0xe0, 0x25, 0xe4, 0, 12, 0, 0]);
-        assert_eq!(slow(&f[14..34]), 0);
-    }
-
-    #[test]
-    fn families_do_not_mix() {
-        let mut f = flow(false, None);
-        f.dst = "[::1]:1".parse().expect("address");
-        assert_eq!(Template::new(&f), None);
-    }
-
-    #[test]
-    fn a_frame_beyond_ip_is_refused() {
-        let t = Template::new(&flow(true, None)).expect("one family");
-        assert!(!t.write(&mut vec![0; 70_000]));
-        assert!(!t.write(&mut [0; 10]));
-    }
-
-    #[test]
-    fn fragments_and_other_protocols_are_told_apart() {
-        let t = Template::new(&flow(false, None)).expect("one family");
-        let mut f = frame(&t, b"abcd");
-        f[14 + 6] = 0x20;
-        assert_eq!(parse(&f, f.len()), Err(EthError::Fragment));
-        f[14 + 9] = 6;
-        assert_eq!(parse(&f, f.len()), Err(EthError::NotUdp));
-        f[12] = 0x99;
-        assert_eq!(parse(&f, f.len()), Err(EthError::NotUdp));
-        let f = frame(&t, b"");
-        assert_eq!(parse(&f, f.len()), Err(EthError::Empty));
-    }
-
-    proptest! {
-        #[test]
-        fn sums_agree_with_the_definition(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert_eq!(u16::from_be_bytes(fold(sum(&bytes))), slow(&bytes));
-        }
-
-        #[test]
-        fn what_is_written_is_parsed(
-            v6: bool,
-            vlan in proptest::option::of(0u16..4096),
-            payload in proptest::collection::vec(any::<u8>(), 1..2000),
-            pad in 0usize..20,
-        ) {
-            let flow = flow(v6, vlan);
-            let t = Template::new(&flow).expect("one family");
-            let mut f = frame(&t, &payload);
-            let want = Datagram {
-                from: flow.src,
-                to: flow.dst,
-                ecn: 0,
-                payload: t.header_len()..f.len(),
-            };
-            if v6 {
-                let ip = t.header_len() - UDP_LEN - IPV6_LEN;
-                let mut pseudo = f[ip + 8..ip + 40].to_vec();
-                pseudo.extend_from_slice(&f[ip + 4..ip + 6]);
-                pseudo.extend_from_slice(&[0, 17]);
-                pseudo.extend_from_slice(&f[ip + 40..]);
-                prop_assert_eq!(slow(&pseudo), 0);
-            }
-            f.resize(f.len() + pad, 0);
-            prop_assert_eq!(parse(&f, f.len()), Ok(want.clone()));
-            // The headers alone are enough when the length is known.
-            prop_assert_eq!(parse(&f[..t.header_len()], f.len()), Ok(want));
-            let end = t.header_len() + payload.len();
-            for cut in 0..end {
-                prop_assert!(parse(&f[..cut], cut).is_err());
-            }
-        }
-
-        #[test]
-        fn no_bytes_make_it_panic(
-            mut bytes in proptest::collection::vec(any::<u8>(), 0..120),
-            kind in prop_oneof![Just(0x0800u16), Just(0x86dd), Just(0x8100), any::<u16>()],
-        ) {
-            if bytes.len() >= 14 {
-                bytes[12..14].copy_from_slice(&kind.to_be_bytes());
-            }
-            if let Ok(d) = parse(&bytes, bytes.len()) {
-                prop_assert!(!d.payload.is_empty() && d.payload.end <= bytes.len());
-            }
-        }
-    }
-}
+#[path = "eth_tests.rs"]
+mod tests;

@@ -243,18 +243,27 @@ fn number(job: &Value, field: &str) -> u64 {
         .unwrap_or_else(|| panic!("no number {field} in {job}"))
 }
 
-/// Kills one daemon in the middle of a transfer from the first to the second, starts it again,
-/// and lets the command that was started first end. Then everything is there, the books balance,
-/// and what was durable was not sent again.
+/// Kills one daemon in the middle of a transfer over a plain pair; see [`killed_in`].
 /// `size` MiB are sent at `rate`; `node` is more TOML for the section [node].
 fn killed_at_half(what: &str, victim: usize, size: u64, rate: &str, node: &str) {
     let dir = TempDir::new(&format!("e2e-kill-{}", what.replace(' ', "-")));
     let lab = lab(Offloads::Whole);
-    // A slow link, so that what the sender hears of the receiver's disk is not stale: at full speed
-    // the rest has often arrived before the news that half of it is durable.
-    let extra = format!("{node}\n[cc]\nmode = \"fixed:{rate}\"\n");
-    let mut nodes = pair(&lab, dir.path(), &extra);
-    let source = dir.path().join("source");
+    let extra = format!("{node}\n{}", slowly(rate));
+    let nodes = pair(&lab, dir.path(), &extra);
+    killed_in(what, victim, size, nodes, dir.path());
+}
+
+/// A slow link, so that what the sender hears of the receiver's disk is not stale: at full speed the
+/// rest has often arrived before the news that half of it is durable.
+fn slowly(rate: &str) -> String {
+    format!("[cc]\nmode = \"fixed:{rate}\"\n")
+}
+
+/// Kills one daemon in the middle of a transfer from the first to the second, starts it again,
+/// and lets the command that was started first end. Then everything is there, the books balance,
+/// and what was durable was not sent again. `size` MiB are sent.
+fn killed_in(what: &str, victim: usize, size: u64, mut nodes: [Node<'_>; 2], dir: &Path) {
+    let source = dir.join("source");
     make_files(&source, 7, size);
     let mut sending = send_folder(&nodes[0], &source);
     let durable = wait_for_half(&nodes[0], &mut sending);

@@ -97,6 +97,10 @@ fn memory_and_cpu() {
         assert_eq!(f.status, Status::Warn, "{text}");
         assert!(f.fix.is_some(), "{text}");
     }
+    host.memory.transparent = Some("madvise".into());
+    let all = findings(&host);
+    let f = find(&all, "transparent huge pages: madvise");
+    assert!(f.status == Status::Info && f.fix.is_some());
     host.cpus.quota = 2;
     assert_eq!(find(&findings(&host), "a quota of 2").status, Status::Warn);
     host.kernel.lsm = None;

@@ -1,7 +1,8 @@
 //! AF_XDP: frames pass between the queue of a network device and this process's own memory, past
 //! the kernel's network stack.
 //!
-//! One backend is one core is one receive queue. Beside its AF_XDP socket each has an ordinary UDP
+//! One backend is one core is one receive queue, or up to [`MAX_QUEUES`]: sockets of further queues
+//! share the frame memory of the first. Beside its AF_XDP socket each has an ordinary UDP
 //! socket on the same port, the *kernel side*. It reserves the port, keeps the kernel from
 //! answering that nobody listens, and carries what AF_XDP cannot: frames to an address that routes
 //! elsewhere or whose MAC address is not known yet (sending them makes the kernel find it), frames
@@ -31,8 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-pub use bare::Bare;
-pub use open::{AfXdpConfig, Opened, Seat, Watch, ZeroCopy, open, why_not_by_default};
+pub use bare::{Bare, Echoed};
+pub use open::{AfXdpConfig, Checksum, Opened, Seat, Watch, ZeroCopy, open, why_not_by_default};
 pub use xdp_prog::AttachMode;
 
 use super::udp::Mmsg;
@@ -43,17 +44,22 @@ use inlet::Inlet;
 use nic::Nic;
 use paths::Paths;
 use rx::{Arrival, Place, RxSide};
-use socket::Xsk;
+use socket::{Inflow, Xsk};
 use tx::{Posted, TxSide};
 
 /// How long to sleep at most while frames wait for the kernel, which does not announce that it has
 /// room again.
 const RETRY: Duration = Duration::from_micros(500);
 
+/// Receive queues that one core may serve.
+pub const MAX_QUEUES: usize = 4;
+
 /// The AF_XDP socket of one core, with its kernel side.
 pub struct AfXdp {
-    // First, so that the socket is closed before the memory goes.
+    // First, so that the sockets are closed before the memory goes.
     xsk: Xsk,
+    /// Of further queues whose frames come into the same memory.
+    more: Vec<Inflow>,
     rx: RxSide,
     tx: TxSide,
     paths: Paths,
@@ -67,8 +73,14 @@ pub struct AfXdp {
     inlets: Arc<[Inlet]>,
     /// Other cores that got frames in this round, one bit each.
     given: u64,
+    /// The ring to look at first.
+    turn: usize,
     me: usize,
     capacity: usize,
+    /// Frames refused since the last flush.
+    refused: u64,
+    /// Whether UDP checksums are completed below.
+    sum_below: bool,
     name: &'static str,
     note: String,
     /// Our own side only.
@@ -86,8 +98,9 @@ impl AfXdp {
         self.xsk.zero_copy
     }
 
-    /// One received frame: hands it out, passes it on to the core it belongs to, or drops it.
-    fn deliver(&mut self, place: Place, out: &mut Vec<Burst>) {
+    /// One frame received on `queue`: hands it out, passes it on to the core it belongs to, or drops
+    /// it.
+    fn deliver(&mut self, place: Place, queue: u32, out: &mut Vec<Burst>) {
         let bytes = self.rx.bytes(&place);
         let datagram = match eth::parse(bytes, place.len) {
             Ok(d) => d,
@@ -103,7 +116,7 @@ impl AfXdp {
         let (at, len) = (datagram.payload.start, datagram.payload.len());
         if datagram.to.port() == self.local.port() {
             let burst = self.rx.lend(place, (at, len), datagram.from, datagram.ecn);
-            let burst = burst.on_queue(self.queue as u16);
+            let burst = burst.on_queue(queue as u16);
             self.stats.rx_direct += 1;
             self.count(&burst);
             out.push(burst);
@@ -117,7 +130,7 @@ impl AfXdp {
             Some(core) => {
                 let payload = &bytes[datagram.payload.clone()];
                 let of = (datagram.from, datagram.ecn);
-                if self.inlets[core].put(payload, of, self.queue as u16) {
+                if self.inlets[core].put(payload, of, queue as u16) {
                     self.stats.rx_misdirected += 1;
                     self.given |= 1 << core;
                 } else {
@@ -135,34 +148,54 @@ impl AfXdp {
         self.stats.rx_bytes += burst.total_len() as u64;
     }
 
-    fn receive_ring(&mut self, out: &mut Vec<Burst>) {
+    /// Receive ring `source`: 0 is the core's own socket, the others follow.
+    fn receive_ring(&mut self, source: usize, out: &mut Vec<Burst>) {
+        let queue = match self.more.get(source.wrapping_sub(1)) {
+            Some(inflow) => inflow.queue,
+            None => self.queue,
+        };
         let mut any = false;
         while out.len() < out.capacity() {
-            let Some(desc) = self.xsk.rx.pop() else {
+            let ring = match self.more.get_mut(source.wrapping_sub(1)) {
+                Some(inflow) => &mut inflow.rx,
+                None => &mut self.xsk.rx,
+            };
+            let Some(desc) = ring.pop() else {
                 break;
             };
             any = true;
-            match self.rx.take(&desc) {
-                Arrival::Frame(place) => self.deliver(place, out),
+            match self.rx.take(source, &desc) {
+                Arrival::Frame(place) => self.deliver(place, queue, out),
                 Arrival::More => {}
                 Arrival::TooLong => self.stats.rx_truncated += 1,
                 Arrival::NoBuffer => self.stats.rx_no_buffer += 1,
                 Arrival::Bogus => self.stats.rx_errors += 1,
             }
         }
+        let (rx, fill) = match self.more.get_mut(source.wrapping_sub(1)) {
+            Some(inflow) => (&inflow.rx, &mut inflow.fill),
+            None => (&self.xsk.rx, &mut self.xsk.fill),
+        };
         if any {
-            self.xsk.rx.release();
+            rx.release();
         }
+        self.rx.refill(source, fill);
+        if !any && (self.xsk.busy_poll || fill.needs_wakeup()) {
+            match self.more.get(source.wrapping_sub(1)) {
+                Some(inflow) => inflow.kick_rx(),
+                None => self.xsk.kick_rx(),
+            }
+        }
+    }
+
+    /// Tells other cores that they got something.
+    fn wake_others(&mut self) {
         while self.given != 0 {
             let core = self.given.trailing_zeros();
             self.given &= self.given - 1;
             if let Some(inlet) = self.inlets.get(core as usize) {
                 inlet.wake();
             }
-        }
-        self.rx.refill(&mut self.xsk.fill);
-        if !any && (self.xsk.busy_poll || self.xsk.fill.needs_wakeup()) {
-            self.xsk.kick_rx();
         }
     }
 
@@ -188,6 +221,12 @@ impl AfXdp {
         }
     }
 
+    /// Counts a committed frame that will not be sent; the next flush reports it.
+    fn refuse(&mut self, cause: DropCause) {
+        self.stats.tx_dropped[cause as usize] += 1;
+        self.refused += 1;
+    }
+
     fn account(&mut self, posted: Posted, report: &mut FlushReport) {
         self.stats.tx_frames += posted.frames;
         self.stats.tx_direct += posted.frames;
@@ -210,7 +249,13 @@ impl Backend for AfXdp {
 
     fn recv(&mut self, out: &mut Vec<Burst>) -> io::Result<usize> {
         let before = out.len();
-        self.receive_ring(out);
+        // A different ring first each time, so that a full batch starves none.
+        let rings = self.more.len() + 1;
+        for i in 0..rings {
+            self.receive_ring((self.turn + i) % rings, out);
+        }
+        self.turn = (self.turn + 1) % rings;
+        self.wake_others();
         self.receive_inlet(out);
         // Lowered first: what comes from now on raises it again.
         if out.len() < out.capacity()
@@ -241,12 +286,17 @@ impl Backend for AfXdp {
         Some(self.queue as u16)
     }
 
+    fn serves(&self, queue: u16) -> bool {
+        let queue = u32::from(queue);
+        queue == self.queue || self.more.iter().any(|inflow| inflow.queue == queue)
+    }
+
     #[inline]
     fn claim_flow(&mut self, to: &SocketAddr, flow: u16, len: usize) -> Option<TxFrame> {
         let room = self.tx.room();
         let shared = &self.nic.shared;
         match self.paths.get(to, flow, &shared.hops, |ip| shared.ask(ip)) {
-            Some((path, direct)) if len <= direct.max_len && len <= room => {
+            Some((path, _)) if len <= room => {
                 if let Some(frame) = self.tx.claim(len, path) {
                     return Some(frame);
                 }
@@ -264,11 +314,25 @@ impl Backend for AfXdp {
             return;
         }
         // The path may have been lost since the claim.
-        let template = self.paths.direct(frame.segment).map(|d| &d.template);
+        let direct = self.paths.direct(frame.segment);
+        if direct.is_some_and(|d| frame.len() > d.max_len) {
+            self.refuse(DropCause::TooLong);
+            self.tx.give_up(frame);
+            return;
+        }
+        let template = direct.map(|d| &d.template);
         let header_len = template.map_or(0, |t| t.header_len());
-        let headers = |bytes: &mut [u8]| template.is_some_and(|t| t.write(bytes));
-        if !self.tx.commit(frame, header_len, headers) {
-            self.stats.tx_dropped[DropCause::Unreachable as usize] += 1;
+        let done = match template {
+            Some(t) if self.sum_below && t.has_checksum() => {
+                let from = Some(t.udp_at());
+                self.tx
+                    .commit(frame, header_len, from, |b| t.write_partial(b))
+            }
+            Some(t) => self.tx.commit(frame, header_len, None, |b| t.write(b)),
+            None => self.tx.commit(frame, header_len, None, |_| false),
+        };
+        if !done {
+            self.refuse(DropCause::Unreachable);
         }
     }
 
@@ -287,6 +351,7 @@ impl Backend for AfXdp {
         let posted = self.tx.post(&mut self.xsk);
         self.account(posted, &mut report);
         report.pending_frames += self.tx.queued();
+        report.dropped_frames += std::mem::take(&mut self.refused);
         Ok(report)
     }
 
@@ -298,19 +363,26 @@ impl Backend for AfXdp {
             false => timeout,
         };
         // The kernel needs chunks to put frames in while we sleep.
-        self.rx.refill(&mut self.xsk.fill);
+        self.rx.refill(0, &mut self.xsk.fill);
+        for (i, inflow) in self.more.iter_mut().enumerate() {
+            self.rx.refill(i + 1, &mut inflow.fill);
+        }
         self.wakeup.prepare_sleep();
         let work = self.xsk.rx.has_some()
+            || self.more.iter().any(|inflow| inflow.rx.has_some())
             || self.kernel_ready.load(Ordering::Acquire)
             || self.inlets.get(self.me).is_some_and(|i| !i.is_empty());
         let slept = if work {
-            Ok([false; 3])
+            Ok([false; 2 + MAX_QUEUES])
         } else {
-            let fds = [
-                self.kernel.fd(),
-                self.xsk.fd().as_raw_fd(),
-                self.wakeup.fd(),
-            ];
+            // The kernel passes over numbers below zero.
+            let mut fds = [-1; 2 + MAX_QUEUES];
+            fds[0] = self.kernel.fd();
+            fds[1] = self.wakeup.fd();
+            fds[2] = self.xsk.fd().as_raw_fd();
+            for (fd, inflow) in fds[3..].iter_mut().zip(&self.more) {
+                *fd = inflow.fd().as_raw_fd();
+            }
             poll::which_readable(fds, timeout)
         };
         self.wakeup.cancel();
@@ -334,9 +406,11 @@ impl Backend for AfXdp {
 
     fn stats(&self) -> Stats {
         let mut s = self.stats;
-        let drops = self.xsk.drops();
-        s.rx_kernel_drops += drops.rx;
-        s.rx_errors += drops.refused;
+        let further = self.more.iter().map(Inflow::drops);
+        for drops in further.chain([self.xsk.drops()]) {
+            s.rx_kernel_drops += drops.rx;
+            s.rx_errors += drops.refused;
+        }
         s.tx_pending = self.tx.queued();
         s.tx_cancelled = self.tx.cancelled();
         s.plus(&self.kernel.stats())
@@ -346,5 +420,8 @@ impl Backend for AfXdp {
 impl Drop for AfXdp {
     fn drop(&mut self) {
         self.nic.clear_socket(self.queue);
+        for inflow in &self.more {
+            self.nic.clear_socket(inflow.queue);
+        }
     }
 }

@@ -29,7 +29,10 @@ mod attr {
     pub(super) const RTA_OIF: u16 = 4;
     pub(super) const RTA_GATEWAY: u16 = 5;
     pub(super) const RTA_PREFSRC: u16 = 7;
+    pub(super) const RTA_METRICS: u16 = 8;
+    pub(super) const RTA_CACHEINFO: u16 = 12;
     pub(super) const RTA_VIA: u16 = 18;
+    pub(super) const RTAX_MTU: u16 = 2;
     pub(super) const NDA_DST: u16 = 1;
     pub(super) const NDA_LLADDR: u16 = 2;
     pub(super) const IFLA_ADDRESS: u16 = 1;
@@ -44,6 +47,7 @@ mod attr {
     pub(super) const CTRL_FAMILY_NAME: u16 = 2;
     pub(super) const NETDEV_IFINDEX: u16 = 1;
     pub(super) const NETDEV_XDP_FEATURES: u16 = 3;
+    pub(super) const NETDEV_XSK_FEATURES: u16 = 6;
 }
 
 /// Neighbour states in which the MAC address may be used: permanent, without ARP, reachable, stale,
@@ -53,6 +57,8 @@ const NTF_USE: u8 = 0x01;
 const RTN_UNICAST: u8 = 1;
 /// NETDEV_XDP_ACT_XSK_ZEROCOPY
 const XDP_ACT_ZEROCOPY: u64 = 8;
+/// NETDEV_XSK_FLAGS_TX_CHECKSUM
+const XSK_TX_CHECKSUM: u64 = 2;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +81,17 @@ pub(super) struct Route {
     pub(super) source: Option<IpAddr>,
     /// To another host: not to ourselves, and no broadcast.
     pub(super) unicast: bool,
+    /// Longest IP packet that the administrator allows on it. What the kernel has learned from
+    /// messages of routers is left out: anybody can forge those, and the protocol finds out by itself.
+    pub(super) mtu: Option<usize>,
+}
+
+/// What the driver of an interface offers to AF_XDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Offers {
+    pub(super) zero_copy: bool,
+    /// Transmit metadata that asks for a checksum.
+    pub(super) tx_checksum: bool,
 }
 
 /// A netlink socket.
@@ -255,9 +272,9 @@ fn neighbour_request(ifindex: u32, ip: IpAddr, flags: u8) -> Vec<u8> {
     b
 }
 
-/// Whether the driver of an interface says that it does AF_XDP zero-copy; an error where the kernel
-/// cannot say (Linux before 6.3).
-pub(super) fn offers_zero_copy(ifindex: u32) -> io::Result<bool> {
+/// What the driver of an interface says that it offers; an error where the kernel cannot say (Linux
+/// before 6.3).
+pub(super) fn offers(ifindex: u32) -> io::Result<Offers> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     let mut n = Netlink::open(libc::NETLINK_GENERIC, 0)?;
     // Command, version, two reserved bytes.
@@ -274,11 +291,18 @@ pub(super) fn offers_zero_copy(ifindex: u32) -> io::Result<bool> {
     let mut b = vec![1, 1, 0, 0];
     put(&mut b, attr::NETDEV_IFINDEX, &ifindex.to_ne_bytes());
     let (_, body) = n.ask(id, 0, &b)?.ok_or_else(invalid)?;
-    let features = attrs(body.get(4..).unwrap_or_default())
-        .find(|a| a.0 == attr::NETDEV_XDP_FEATURES)
-        .and_then(|a| Some(u64::from_ne_bytes(*a.1.first_chunk()?)))
-        .ok_or_else(invalid)?;
-    Ok(features & XDP_ACT_ZEROCOPY != 0)
+    let flags = |kind| {
+        let mut all = attrs(body.get(4..).unwrap_or_default());
+        let found = all.find(|a| a.0 == kind)?;
+        Some(u64::from_ne_bytes(*found.1.first_chunk()?))
+    };
+    let xdp = flags(attr::NETDEV_XDP_FEATURES).ok_or_else(invalid)?;
+    // Linux before 6.8 knows no metadata.
+    let xsk = flags(attr::NETDEV_XSK_FEATURES).unwrap_or(0);
+    Ok(Offers {
+        zero_copy: xdp & XDP_ACT_ZEROCOPY != 0,
+        tx_checksum: xsk & XSK_TX_CHECKSUM != 0,
+    })
 }
 
 /// Kind, sequence number and body of the first message, and what follows it.
@@ -376,7 +400,9 @@ fn parse_route(body: &[u8]) -> Option<Route> {
         gateway: None,
         source: None,
         unicast: *body.get(7)? == RTN_UNICAST,
+        mtu: None,
     };
+    let mut learned = false;
     for (kind, value) in attrs(body.get(12..)?) {
         match kind {
             attr::RTA_OIF => route.oif = u32_of(value)?,
@@ -384,8 +410,17 @@ fn parse_route(body: &[u8]) -> Option<Route> {
             // A gateway of the other family: two bytes of family, then the address.
             attr::RTA_VIA => route.gateway = ip(value.get(2..)?),
             attr::RTA_PREFSRC => route.source = ip(value),
+            attr::RTA_METRICS => {
+                let mtu = attrs(value).find(|a| a.0 == attr::RTAX_MTU);
+                route.mtu = mtu.and_then(|a| u32_of(a.1)).map(|n| n as usize);
+            }
+            // struct rta_cacheinfo: what has a time to live was learned.
+            attr::RTA_CACHEINFO => learned = i32_at(value, 8).is_some_and(|t| t != 0),
             _ => {}
         }
+    }
+    if learned {
+        route.mtu = None;
     }
     Some(route)
 }
@@ -409,7 +444,7 @@ mod tests {
             "{r:?}"
         );
         assert_eq!(n.neighbour(lo.index, [127, 0, 0, 77].into()), None);
-        assert!(!offers_zero_copy(lo.index).unwrap_or(false));
+        assert_eq!(offers(lo.index).unwrap_or_default(), Offers::default());
     }
 
     #[test]

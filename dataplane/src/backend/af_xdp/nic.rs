@@ -277,8 +277,7 @@ impl Watcher {
             dst_mac: dst_mac?,
             vlan,
             source,
-            // Not the kernel's guess of the path's MTU, as with UDP: the protocol's own counts.
-            mtu: link.mtu,
+            mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
         })
     }
 }

@@ -10,13 +10,13 @@ use xdp_prog::{AttachMode, Options, Program};
 
 use super::bare::Bare;
 use super::inlet::Inlet;
-use super::netlink::{Link, Netlink, offers_zero_copy};
+use super::netlink::{Link, Netlink, offers};
 use super::nic::{KernelSide, Nic};
 use super::paths::Paths;
 use super::rx::{RxSide, headroom};
-use super::socket::{Xsk, XskConfig};
+use super::socket::{Inflow, Summing, Xsk, XskConfig};
 use super::tx::{FRAME_AT, TxSide};
-use super::{AfXdp, device};
+use super::{AfXdp, MAX_QUEUES, device};
 use crate::backend::frame::Region;
 use crate::backend::udp::{Mmsg, UdpConfig};
 use crate::backend::{Backend, Stats};
@@ -53,6 +53,19 @@ pub enum ZeroCopy {
     Off,
 }
 
+/// Who completes UDP checksums over IPv6; over IPv4 frames go without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checksum {
+    /// The device where the driver takes such requests (transmit metadata), or whoever has to in copy
+    /// mode, which on a veth pair is nobody. Else this process.
+    #[default]
+    Auto,
+    /// This process.
+    Software,
+    /// The kernel, at once and in copy mode only: to see what `Auto` asks for done.
+    Kernel,
+}
+
 /// Settings of the AF_XDP backend.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AfXdpConfig {
@@ -62,10 +75,13 @@ pub struct AfXdpConfig {
     pub mode: AttachMode,
     /// Whether to copy.
     pub zero_copy: ZeroCopy,
-    /// Receive queues, one for each core; without them, queues from 0 on.
-    pub queues: Option<Vec<u32>>,
+    /// Receive queues of each core, the first of which it also sends on; without them, one for each
+    /// core from 0 on.
+    pub queues: Option<Vec<Vec<u32>>>,
     /// Whether another XDP program may be taken off the interface.
     pub replace_foreign: bool,
+    /// Who completes UDP checksums.
+    pub checksum: Checksum,
 }
 
 /// Sizes of the frame memory.
@@ -103,6 +119,15 @@ impl Geometry {
         }
     }
 
+    /// The same with room for what arrives on so many queues.
+    fn with_queues(self, n: usize) -> Geometry {
+        let n = n.clamp(1, MAX_QUEUES) as u16;
+        Geometry {
+            rx_chunks: self.rx_chunks * n,
+            ..self
+        }
+    }
+
     fn rx_bytes(&self) -> usize {
         usize::from(self.rx_chunks) * self.chunk
     }
@@ -116,6 +141,8 @@ impl Geometry {
 pub struct Seat {
     nic: Arc<Nic>,
     queue: u32,
+    /// Further ones, from which it only receives.
+    more: Vec<u32>,
     kernel: Mmsg,
     kernel_ready: Arc<AtomicBool>,
     inlets: Arc<[Inlet]>,
@@ -123,6 +150,9 @@ pub struct Seat {
     geometry: Geometry,
     zero_copy: ZeroCopy,
     generic: bool,
+    summing: Summing,
+    /// Whether the driver completes checksums with zero-copy.
+    driver_sums: bool,
 }
 
 /// What [`open`] has made.
@@ -192,7 +222,7 @@ pub fn why_not_by_default(cfg: &AfXdpConfig, listen: IpAddr) -> Option<String> {
         Err(e) => return Some(e.to_string()),
     };
     let driver = device::driver(&link.name);
-    match offers_zero_copy(link.index) {
+    match offers(link.index).map(|o| o.zero_copy) {
         Ok(true) if cfg.zero_copy != ZeroCopy::Off => None,
         Ok(true) => Some("af_xdp.zero_copy is off".to_owned()),
         Ok(false) => Some(format!(
@@ -219,20 +249,30 @@ pub fn open(cfg: &AfXdpConfig, listen: SocketAddr, cores: usize, mtu: usize) -> 
     let have = device::rx_queues(name);
     let queues = match &cfg.queues {
         Some(list) => list.clone(),
-        None => (0..cores as u32).collect(),
+        None => (0..cores as u32).map(|q| vec![q]).collect(),
     };
     if queues.len() != cores {
         return refuse(format!(
-            "af_xdp.queues names {} queues for {cores} lane cores; each core takes one",
+            "af_xdp.queues has {} entries for {cores} lane cores; each core takes one",
             queues.len()
         ));
     }
-    if let Some(q) = queues.iter().find(|q| **q >= have) {
+    if let Some(q) = queues.iter().find(|q| !(1..=MAX_QUEUES).contains(&q.len())) {
+        return refuse(format!(
+            "af_xdp.queues gives a core {} queues; it takes 1 to {MAX_QUEUES}",
+            q.len()
+        ));
+    }
+    let all: Vec<u32> = queues.concat();
+    if let Some(q) = all.iter().find(|q| **q >= have) {
         return refuse(format!(
             "interface {name} has no receive queue {q}: it has {have}, and {cores} lane cores take \
              one each; give it more (ethtool -L {name} combined {}), or lower node.cores",
             q + 1
         ));
+    }
+    if let Some(q) = (1..all.len()).find(|&i| all[..i].contains(&all[i])) {
+        return refuse(format!("af_xdp.queues names queue {} twice", all[q]));
     }
     let mut kernel = Vec::with_capacity(cores);
     let mut ports = Vec::with_capacity(cores);
@@ -275,10 +315,11 @@ pub fn open(cfg: &AfXdpConfig, listen: SocketAddr, cores: usize, mtu: usize) -> 
     if let Some(reason) = program.mode_reason() {
         why = format!("{why} because {reason}");
     }
-    if have as usize > cores {
+    if have as usize > all.len() {
         why = format!(
-            "{why}; {have} receive queues and {cores} of them with a socket: frames on the others \
-             go through the kernel"
+            "{why}; {have} receive queues and {} of them with a socket: frames on the others go \
+             through the kernel",
+            all.len()
         );
     }
     if link.mtu < mtu {
@@ -302,19 +343,31 @@ pub fn open(cfg: &AfXdpConfig, listen: SocketAddr, cores: usize, mtu: usize) -> 
     } else {
         Arc::new([])
     };
+    let summing = match cfg.checksum {
+        // Each piece of a frame of several would need bytes before it that are not the frame's.
+        _ if geometry.multi_buffer => Summing::Ours,
+        Checksum::Auto => Summing::Below,
+        Checksum::Software => Summing::Ours,
+        Checksum::Kernel => Summing::Kernel,
+    };
+    let driver_sums = offers(link.index).is_ok_and(|o| o.tx_checksum);
     let nic = Arc::new(Nic::start(&link, listen.ip(), program, sides)?);
     let seats = kernel.into_iter().zip(queues).zip(ready).enumerate();
     let seats = seats
-        .map(|(me, ((kernel, queue), kernel_ready))| Seat {
+        .map(|(me, ((kernel, mut queues), kernel_ready))| Seat {
             nic: nic.clone(),
-            queue,
+            geometry: geometry.with_queues(queues.len()),
+            // None of the lists is empty.
+            more: queues.split_off(1),
+            queue: queues[0],
             kernel,
             kernel_ready,
             inlets: inlets.clone(),
             me,
-            geometry,
             zero_copy: cfg.zero_copy,
             generic,
+            summing,
+            driver_sums,
         })
         .collect();
     Ok(Opened {
@@ -326,7 +379,7 @@ pub fn open(cfg: &AfXdpConfig, listen: SocketAddr, cores: usize, mtu: usize) -> 
 
 impl Seat {
     /// Maps the frame memory and binds a socket; nothing is sent to it yet.
-    fn socket(&self) -> io::Result<(Arc<Region>, Xsk)> {
+    fn socket(&self) -> io::Result<(Arc<Region>, Xsk, Vec<Inflow>)> {
         let g = self.geometry;
         let len = g.rx_bytes() + usize::from(TX_FRAMES) * g.chunk * g.run;
         let region = Region::new(len).map_err(io::Error::other)?;
@@ -341,14 +394,18 @@ impl Seat {
             multi_buffer: g.multi_buffer,
             chunk: g.chunk as u32,
             headroom: g.headroom as u32,
-            rx_entries: u32::from(g.rx_chunks).next_power_of_two(),
+            // Of one queue's share.
+            rx_entries: (u32::from(g.rx_chunks) / (1 + self.more.len() as u32)).next_power_of_two(),
             tx_entries: g.tx_entries(),
+            summing: self.summing,
         };
         // SAFETY: the region is page aligned and zeroed. Those who call this (`open` and
         // `open_bare`) keep it as long as the socket, and hand it to `RxSide` and `TxSide`, which
         // touch only chunks that the rings gave them.
         let xsk = unsafe { Xsk::open(region.at(0, len), len, &cfg)? };
-        Ok((region, xsk))
+        let more = self.more.iter().map(|&queue| xsk.share(&cfg, queue));
+        let more = more.collect::<io::Result<_>>()?;
+        Ok((region, xsk, more))
     }
 
     /// Opens a socket without backend: only frames, for measuring against.
@@ -356,10 +413,10 @@ impl Seat {
     /// # Errors
     /// As for [`Seat::open`].
     pub fn open_bare(self) -> io::Result<Bare> {
-        let (g, (region, xsk)) = (self.geometry, self.socket()?);
-        let tx = TxSide::new(region, g.rx_bytes(), (g.chunk, g.run), TX_FRAMES);
-        let local = self.kernel.local_addr();
-        Bare::new(xsk, tx, (g.chunk, g.rx_chunks), self.nic, self.queue, local)
+        let (g, (region, xsk, _)) = (self.geometry, self.socket()?);
+        let tx = TxSide::new(region.clone(), g.rx_bytes(), (g.chunk, g.run), TX_FRAMES);
+        let (local, rx) = (self.kernel.local_addr(), (g.chunk, g.rx_chunks));
+        Bare::new((region, xsk), tx, rx, self.nic, self.queue, local)
     }
 
     /// Maps the frame memory, binds the socket to its queue and has frames sent to it.
@@ -368,26 +425,52 @@ impl Seat {
     /// A sentence that says what stands in the way.
     pub fn open(self) -> io::Result<AfXdp> {
         let (g, local) = (self.geometry, self.kernel.local_addr());
-        let (region, mut xsk) = self.socket()?;
-        let mut rx = RxSide::new(region.clone(), g.chunk, g.rx_chunks, local.is_ipv6())
+        let (region, mut xsk, mut more) = self.socket()?;
+        let (pool, sources) = ((g.chunk, g.rx_chunks), more.len() + 1);
+        let mut rx = RxSide::new(region.clone(), pool, sources, local.is_ipv6())
             .map_err(io::Error::other)?;
-        rx.refill(&mut xsk.fill);
+        rx.refill(0, &mut xsk.fill);
+        for (i, inflow) in more.iter_mut().enumerate() {
+            rx.refill(i + 1, &mut inflow.fill);
+        }
         let tx = TxSide::new(region.clone(), g.rx_bytes(), (g.chunk, g.run), TX_FRAMES);
         self.nic.set_socket(self.queue, xsk.fd())?;
+        for inflow in &more {
+            self.nic.set_socket(inflow.queue, inflow.fd())?;
+        }
         // What came before the socket was there.
         self.kernel_ready.store(true, Ordering::Relaxed);
         let mode = if xsk.zero_copy { "zero-copy" } else { "copy" };
-        let pages = if region.is_huge() { "2 MiB" } else { "4 KiB" };
+        let pages = if region.is_huge() { "2 MiB" } else { "ordinary" };
         let mut note = format!(
             "{mode} mode, chunks of {} bytes in {} MiB of {pages} pages{}",
             g.chunk,
             region.size() >> 20,
             if xsk.busy_poll { ", busy polling" } else { "" }
         );
+        let sum_below = match xsk.summing {
+            Summing::Ours => false,
+            Summing::Below => !xsk.zero_copy || self.driver_sums,
+            Summing::Kernel => true,
+        };
+        if local.is_ipv6() {
+            note = format!(
+                "{note}, checksums {}",
+                match (sum_below, xsk.zero_copy) {
+                    (false, _) => "by this process",
+                    (true, true) => "by the NIC",
+                    (true, false) => "by the kernel or the device",
+                }
+            );
+        }
         if let Some(why) = &xsk.note {
             note = format!("{note}; {why}");
         }
-        let frames = usize::from(g.rx_chunks);
+        if !more.is_empty() {
+            note = format!("{note}; {sources} queues in one memory");
+        }
+        // All may come on one queue.
+        let frames = usize::from(g.rx_chunks) / sources;
         Ok(AfXdp {
             name: match (xsk.zero_copy, self.generic) {
                 (true, _) => "af_xdp-zerocopy",
@@ -395,6 +478,8 @@ impl Seat {
                 (false, true) => "af_xdp-generic",
             },
             xsk,
+            more,
+            turn: 0,
             rx,
             tx,
             paths: Paths::new(local.port()),
@@ -409,6 +494,8 @@ impl Seat {
             me: self.me,
             // A quarter is left for what is being read.
             capacity: frames / 4 * 3 * SMALLEST_COUNTED,
+            refused: 0,
+            sum_below,
             note,
             stats: Stats::default(),
         })

@@ -55,11 +55,21 @@ enum Partial {
     Skipping,
 }
 
+/// One receive ring with its fill ring, of those that share the chunks.
+struct Source {
+    partial: Partial,
+    /// Chunks that the kernel has for it.
+    given: u32,
+}
+
 /// Receive chunks and bounce frames.
 pub(super) struct RxSide {
     region: Arc<Region>,
     chunk: usize,
     chunks: u16,
+    sources: Vec<Source>,
+    /// Chunks that the kernel may have for one source, so that no other goes without.
+    share: u32,
     /// Chunks that neither the kernel has nor anybody else; last in, first out.
     free: Vec<u16>,
     lent: usize,
@@ -68,21 +78,26 @@ pub(super) struct RxSide {
     bounce_at: usize,
     bounce_free: Vec<u16>,
     bounce_owner: u32,
-    partial: Partial,
 }
 
 impl RxSide {
-    /// Takes the first `chunks` chunks of `region`.
+    /// Takes the first `chunks` chunks of `region` for `sources` rings, 1 or more.
     pub(super) fn new(
         region: Arc<Region>,
-        chunk: usize,
-        chunks: u16,
+        (chunk, chunks): (usize, u16),
+        sources: usize,
         v6: bool,
     ) -> Result<RxSide, ArenaError> {
+        let source = || Source {
+            partial: Partial::None,
+            given: 0,
+        };
         Ok(RxSide {
             region,
             chunk,
             chunks,
+            sources: (0..sources.max(1)).map(|_| source()).collect(),
+            share: u32::from(chunks) / sources.max(1) as u32,
             free: (0..chunks).rev().collect(),
             lent: 0,
             owner: next_owner(),
@@ -90,7 +105,6 @@ impl RxSide {
             bounce_at: headroom(v6),
             bounce_free: (0..BOUNCE_FRAMES).rev().collect(),
             bounce_owner: next_owner(),
-            partial: Partial::None,
         })
     }
 
@@ -99,37 +113,41 @@ impl RxSide {
         self.lent
     }
 
-    /// Gives the kernel every free chunk.
-    pub(super) fn refill(&mut self, fill: &mut Producer<u64>) {
-        if self.free.is_empty() {
+    /// Gives the kernel what is free for `source`, whose fill ring this is.
+    pub(super) fn refill(&mut self, source: usize, fill: &mut Producer<u64>) {
+        let Some(s) = self.sources.get_mut(source) else {
             return;
-        }
-        while let Some(&index) = self.free.last() {
+        };
+        let before = s.given;
+        while s.given < self.share
+            && let Some(&index) = self.free.last()
+        {
             if !fill.push(u64::from(index) * self.chunk as u64) {
                 break;
             }
             self.free.pop();
+            s.given += 1;
         }
-        fill.publish();
+        if s.given > before {
+            fill.publish();
+        }
     }
 
-    fn bounce_ptr(&self, index: u16, at: usize, len: usize) -> NonNull<u8> {
-        assert!(self.bounce_at + at + len <= BOUNCE_STRIDE);
-        let offset = usize::from(index) * BOUNCE_STRIDE + self.bounce_at + at;
-        self.bounce.at(offset, len)
-    }
-
-    /// Takes a descriptor from the receive ring: its chunk is ours from now on.
-    pub(super) fn take(&mut self, desc: &libc::xdp_desc) -> Arrival {
+    /// Takes a descriptor from the receive ring of `source`: its chunk is ours from now on.
+    pub(super) fn take(&mut self, source: usize, desc: &libc::xdp_desc) -> Arrival {
         let index = desc.addr / self.chunk as u64;
         let (len, offset) = (desc.len as usize, desc.addr as usize % self.chunk);
+        let Some(s) = self.sources.get_mut(source) else {
+            return Arrival::Bogus;
+        };
+        s.given = s.given.saturating_sub(1);
         if index >= u64::from(self.chunks) || offset + len > self.chunk {
             return Arrival::Bogus;
         }
         let index = index as u16;
         let ptr = self.region.at(desc.addr as usize, len);
         let more = desc.options & libc::XDP_PKT_CONTD != 0;
-        let (bounce, before) = match self.partial {
+        let (bounce, before) = match s.partial {
             Partial::None if !more => {
                 return Arrival::Frame(Place {
                     ptr,
@@ -142,7 +160,7 @@ impl RxSide {
                 Some(bounce) => (bounce, 0),
                 None => {
                     self.free.push(index);
-                    self.partial = Partial::Skipping;
+                    s.partial = Partial::Skipping;
                     return Arrival::NoBuffer;
                 }
             },
@@ -150,7 +168,7 @@ impl RxSide {
             Partial::Skipping => {
                 self.free.push(index);
                 if !more {
-                    self.partial = Partial::None;
+                    s.partial = Partial::None;
                 }
                 return Arrival::More;
             }
@@ -159,25 +177,25 @@ impl RxSide {
         if total > MAX_GATHERED {
             self.free.push(index);
             self.bounce_free.push(bounce);
-            self.partial = if more {
+            s.partial = if more {
                 Partial::Skipping
             } else {
                 Partial::None
             };
             return Arrival::TooLong;
         }
-        let to = self.bounce_ptr(bounce, before, len);
+        let to = bounce_ptr(&self.bounce, self.bounce_at, bounce, before, len);
         // SAFETY: both ranges were checked and lie in different mappings; the chunk came from the
         // receive ring and the bounce frame off its free list, so nobody else uses either.
         unsafe { std::ptr::copy_nonoverlapping(ptr.as_ptr(), to.as_ptr(), len) };
         self.free.push(index);
         if more {
-            self.partial = Partial::Gathering(bounce, total);
+            s.partial = Partial::Gathering(bounce, total);
             return Arrival::More;
         }
-        self.partial = Partial::None;
+        s.partial = Partial::None;
         Arrival::Frame(Place {
-            ptr: self.bounce_ptr(bounce, 0, total),
+            ptr: bounce_ptr(&self.bounce, self.bounce_at, bounce, 0, total),
             len: total,
             index: bounce,
             bounced: true,
@@ -230,7 +248,7 @@ impl RxSide {
             return None;
         }
         let index = self.bounce_free.pop()?;
-        let ptr = self.bounce_ptr(index, 0, payload.len());
+        let ptr = bounce_ptr(&self.bounce, self.bounce_at, index, 0, payload.len());
         // SAFETY: the range was checked; the bounce frame came off its free list.
         unsafe {
             std::ptr::copy_nonoverlapping(payload.as_ptr(), ptr.as_ptr(), payload.len());
@@ -261,6 +279,12 @@ impl RxSide {
     }
 }
 
+/// Where byte `at` of bounce frame `index` lies, whose first byte is at `head` of its place.
+fn bounce_ptr(region: &Region, head: usize, index: u16, at: usize, len: usize) -> NonNull<u8> {
+    assert!(head + at + len <= BOUNCE_STRIDE);
+    region.at(usize::from(index) * BOUNCE_STRIDE + head + at, len)
+}
+
 impl Drop for RxSide {
     fn drop(&mut self) {
         if self.lent > 0 {
@@ -276,7 +300,7 @@ mod tests {
 
     fn side() -> RxSide {
         let region = Region::new(8 * 2048).expect("map");
-        RxSide::new(region, 2048, 8, false).expect("map")
+        RxSide::new(region, (2048, 8), 1, false).expect("map")
     }
 
     fn desc(addr: u64, len: u32, more: bool) -> libc::xdp_desc {
@@ -300,9 +324,12 @@ mod tests {
             // SAFETY: inside the mapping, which nobody else uses.
             unsafe { std::ptr::write_bytes(p.as_ptr(), i as u8, n as usize) };
         }
-        assert!(matches!(s.take(&desc(3 * 2048, 1000, true)), Arrival::More));
-        assert!(matches!(s.take(&desc(2048, 2048, true)), Arrival::More));
-        let Arrival::Frame(place) = s.take(&desc(5 * 2048, 10, false)) else {
+        assert!(matches!(
+            s.take(0, &desc(3 * 2048, 1000, true)),
+            Arrival::More
+        ));
+        assert!(matches!(s.take(0, &desc(2048, 2048, true)), Arrival::More));
+        let Arrival::Frame(place) = s.take(0, &desc(5 * 2048, 10, false)) else {
             panic!("the frame is whole");
         };
         let want = [vec![3; 1000], vec![1; 2048], vec![5; 10]].concat();
@@ -322,24 +349,30 @@ mod tests {
     fn what_cannot_be_is_refused_and_nothing_leaks() {
         let mut s = side();
         s.free.clear();
-        assert!(matches!(s.take(&desc(8 * 2048, 10, false)), Arrival::Bogus));
-        assert!(matches!(s.take(&desc(2000, 100, false)), Arrival::Bogus));
+        assert!(matches!(
+            s.take(0, &desc(8 * 2048, 10, false)),
+            Arrival::Bogus
+        ));
+        assert!(matches!(s.take(0, &desc(2000, 100, false)), Arrival::Bogus));
         for i in 0..5 {
             let last = i == 4;
-            let got = s.take(&desc(i * 2048, 2048, true));
+            let got = s.take(0, &desc(i * 2048, 2048, true));
             assert!(matches!(got, Arrival::TooLong) == last, "{i}");
         }
         // The rest of the monster is skipped, and the next frame is whole again.
-        assert!(matches!(s.take(&desc(5 * 2048, 9, false)), Arrival::More));
         assert!(matches!(
-            s.take(&desc(6 * 2048, 9, false)),
+            s.take(0, &desc(5 * 2048, 9, false)),
+            Arrival::More
+        ));
+        assert!(matches!(
+            s.take(0, &desc(6 * 2048, 9, false)),
             Arrival::Frame(_)
         ));
         assert_eq!(s.free.len(), 6);
         assert_eq!(s.bounce_free.len(), usize::from(BOUNCE_FRAMES));
         s.bounce_free.clear();
-        assert!(matches!(s.take(&desc(0, 9, true)), Arrival::NoBuffer));
-        assert!(matches!(s.take(&desc(2048, 9, false)), Arrival::More));
-        assert!(matches!(s.take(&desc(0, 9, false)), Arrival::Frame(_)));
+        assert!(matches!(s.take(0, &desc(0, 9, true)), Arrival::NoBuffer));
+        assert!(matches!(s.take(0, &desc(2048, 9, false)), Arrival::More));
+        assert!(matches!(s.take(0, &desc(0, 9, false)), Arrival::Frame(_)));
     }
 }

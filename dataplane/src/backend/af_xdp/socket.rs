@@ -7,6 +7,9 @@ use std::ptr::NonNull;
 use super::ZeroCopy;
 use super::ring::{Consumer, Producer};
 
+/// Bytes that the kernel reads before a frame that asks for something (struct xsk_tx_metadata).
+pub(super) const METADATA_LEN: usize = 24;
+
 /// Not in libc yet: most frames that one wake-up sends in copy mode (Linux 6.17).
 const XDP_MAX_TX_SKB_BUDGET: i32 = 9;
 const SO_BUSY_POLL: i32 = 46;
@@ -18,6 +21,18 @@ const BUSY_POLL_US: i32 = 20;
 pub(super) const TX_BATCH: u32 = 64;
 /// Kernel memory for frames under way in copy mode, bytes.
 const SEND_BUFFER: i32 = 8 << 20;
+
+/// Who sums what is left of UDP checksums when a frame asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Summing {
+    /// Nobody: frames come with their checksums.
+    Ours,
+    /// The driver with zero-copy. In copy mode whoever has to do it further on: the device, the
+    /// kernel before a device that cannot, or nobody where the frame never leaves this host.
+    Below,
+    /// The kernel, at once (XDP_UMEM_TX_SW_CSUM, copy mode only): a check of the others.
+    Kernel,
+}
 
 /// What to open.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +48,7 @@ pub(super) struct XskConfig {
     pub(super) rx_entries: u32,
     /// Entries of the transmit and the completion ring.
     pub(super) tx_entries: u32,
+    pub(super) summing: Summing,
 }
 
 /// Frames that the kernel dropped on the way to the socket, and descriptors it refused.
@@ -51,6 +67,8 @@ pub(super) struct Xsk {
     pub(super) zero_copy: bool,
     pub(super) multi_buffer: bool,
     pub(super) busy_poll: bool,
+    /// Who sums what frames leave open.
+    pub(super) summing: Summing,
     /// What was wanted and not had, for the status.
     pub(super) note: Option<String>,
     fd: OwnedFd,
@@ -69,30 +87,20 @@ impl Xsk {
     /// and must be read and written only as the rings allow: a chunk that the kernel has belongs to
     /// the kernel.
     pub(super) unsafe fn open(memory: NonNull<u8>, len: usize, cfg: &XskConfig) -> io::Result<Xsk> {
-        // SAFETY: socket takes no pointers.
-        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(explain_socket(io::Error::last_os_error()));
-        }
-        // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let umem = libc::xdp_umem_reg {
-            addr: memory.as_ptr() as u64,
-            len: len as u64,
-            chunk_size: cfg.chunk,
-            headroom: cfg.headroom,
-            flags: 0,
-            tx_metadata_len: 0,
+        let fd = new_socket()?;
+        let (summing, refused) = match register(fd.as_fd(), memory, len, cfg, cfg.summing) {
+            Ok(()) => (cfg.summing, None),
+            // An older kernel, which knows no metadata.
+            Err(e) if cfg.summing != Summing::Ours && e.raw_os_error() == Some(libc::EINVAL) => {
+                register(fd.as_fd(), memory, len, cfg, Summing::Ours)
+                    .map_err(|e| explain_memory(len, e))?;
+                (
+                    Summing::Ours,
+                    Some("no transmit metadata (Linux before 6.11)"),
+                )
+            }
+            Err(e) => return Err(explain_memory(len, e)),
         };
-        set(fd.as_fd(), libc::SOL_XDP, libc::XDP_UMEM_REG, &umem).map_err(|e| {
-            let hint = match e.raw_os_error() {
-                Some(libc::ENOBUFS | libc::ENOMEM) => {
-                    " (the memlock limit is too low: give the daemon CAP_IPC_LOCK or raise LimitMEMLOCK)"
-                }
-                _ => "",
-            };
-            context(&format!("registering {len} bytes of frame memory{hint}"), e)
-        })?;
         for (option, entries) in [
             (libc::XDP_UMEM_FILL_RING, cfg.rx_entries),
             (libc::XDP_UMEM_COMPLETION_RING, cfg.tx_entries),
@@ -123,7 +131,10 @@ impl Xsk {
                 Producer::map(b, libc::XDP_PGOFF_TX_RING, &off.tx, tx_n).map_err(ring)?,
             )
         };
-        let (zero_copy, multi_buffer, note) = bind(b, cfg)?;
+        let (zero_copy, multi_buffer, mut note) = bind(b, cfg)?;
+        if let Some(refused) = refused {
+            note = Some(note.map_or(refused.to_owned(), |n| format!("{n}; {refused}")));
+        }
         // The rest is worth having and no reason to stop.
         let _ = set(
             b,
@@ -147,7 +158,44 @@ impl Xsk {
             zero_copy,
             multi_buffer,
             busy_poll,
+            summing,
             note,
+            fd,
+        })
+    }
+
+    /// Opens a socket that receives from another queue of the interface into the same memory, in the
+    /// same mode.
+    pub(super) fn share(&self, cfg: &XskConfig, queue: u32) -> io::Result<Inflow> {
+        let fd = new_socket()?;
+        let b = fd.as_fd();
+        // The kernel wants a completion ring, which nothing ever enters.
+        for (option, entries) in [
+            (libc::XDP_UMEM_FILL_RING, cfg.rx_entries),
+            (libc::XDP_UMEM_COMPLETION_RING, 2),
+            (libc::XDP_RX_RING, cfg.rx_entries),
+        ] {
+            set(b, libc::SOL_XDP, option, &entries)
+                .map_err(|e| context(&format!("making a ring of {entries} entries"), e))?;
+        }
+        let off: libc::xdp_mmap_offsets = get(b, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
+        let ring = |e| context("mapping a ring", e);
+        let n = cfg.rx_entries;
+        // SAFETY: as in `open`.
+        let (fill, rx) = unsafe {
+            (
+                Producer::map(b, libc::XDP_UMEM_PGOFF_FILL_RING as i64, &off.fr, n)
+                    .map_err(ring)?,
+                Consumer::map(b, libc::XDP_PGOFF_RX_RING, &off.rx, n).map_err(ring)?,
+            )
+        };
+        let with = self.fd.as_raw_fd() as u32;
+        bind_to(b, cfg.ifindex, queue, libc::XDP_SHARED_UMEM, with)
+            .map_err(|e| explain_bind("shared", &XskConfig { queue, ..*cfg }, e))?;
+        Ok(Inflow {
+            fill,
+            rx,
+            queue,
             fd,
         })
     }
@@ -179,31 +227,130 @@ impl Xsk {
 
     /// Tells the kernel to look at the fill ring and the device.
     pub(super) fn kick_rx(&self) {
-        // What it answers shows in the rings.
-        // SAFETY: no buffer, no address.
-        unsafe {
-            libc::recvfrom(
-                self.fd.as_raw_fd(),
-                std::ptr::null_mut(),
-                0,
-                libc::MSG_DONTWAIT,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-            )
-        };
+        kick_rx(self.fd());
     }
 
     /// What the kernel dropped since the socket was made.
     pub(super) fn drops(&self) -> XskDrops {
-        match get::<libc::xdp_statistics>(self.fd(), libc::SOL_XDP, libc::XDP_STATISTICS) {
-            // The counter of an empty fill ring also grows while nothing is lost (a driver that
-            // looks ahead), and a frame lost to it is in `rx_dropped` as well.
-            Ok(s) => XskDrops {
-                rx: s.rx_dropped + s.rx_ring_full,
-                refused: s.rx_invalid_descs + s.tx_invalid_descs,
-            },
-            Err(_) => XskDrops::default(),
-        }
+        drops(self.fd())
+    }
+}
+
+/// A further socket of a core: its queue's frames come into the memory of the core's own socket.
+pub(super) struct Inflow {
+    pub(super) fill: Producer<u64>,
+    pub(super) rx: Consumer<libc::xdp_desc>,
+    pub(super) queue: u32,
+    fd: OwnedFd,
+}
+
+impl Inflow {
+    /// The descriptor.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// As [`Xsk::kick_rx`].
+    pub(super) fn kick_rx(&self) {
+        kick_rx(self.fd());
+    }
+
+    /// As [`Xsk::drops`].
+    pub(super) fn drops(&self) -> XskDrops {
+        drops(self.fd())
+    }
+}
+
+fn new_socket() -> io::Result<OwnedFd> {
+    // SAFETY: socket takes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(explain_socket(io::Error::last_os_error()));
+    }
+    // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Registers frame memory; what it may be is for the caller of [`Xsk::open`] to promise.
+fn register(
+    fd: BorrowedFd<'_>,
+    memory: NonNull<u8>,
+    len: usize,
+    cfg: &XskConfig,
+    summing: Summing,
+) -> io::Result<()> {
+    let (flags, tx_metadata_len) = match summing {
+        Summing::Ours => (0, 0),
+        Summing::Below => (libc::XDP_UMEM_TX_METADATA_LEN, METADATA_LEN as u32),
+        Summing::Kernel => (
+            libc::XDP_UMEM_TX_METADATA_LEN | libc::XDP_UMEM_TX_SW_CSUM,
+            METADATA_LEN as u32,
+        ),
+    };
+    let umem = libc::xdp_umem_reg {
+        addr: memory.as_ptr() as u64,
+        len: len as u64,
+        chunk_size: cfg.chunk,
+        headroom: cfg.headroom,
+        flags,
+        tx_metadata_len,
+    };
+    set(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &umem)
+}
+
+fn kick_rx(fd: BorrowedFd<'_>) {
+    // What it answers shows in the rings.
+    // SAFETY: no buffer, no address.
+    unsafe {
+        libc::recvfrom(
+            fd.as_raw_fd(),
+            std::ptr::null_mut(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
+}
+
+fn drops(fd: BorrowedFd<'_>) -> XskDrops {
+    match get::<libc::xdp_statistics>(fd, libc::SOL_XDP, libc::XDP_STATISTICS) {
+        // The counter of an empty fill ring also grows while nothing is lost (a driver that looks
+        // ahead), and a frame lost to it is in `rx_dropped` as well.
+        Ok(s) => XskDrops {
+            rx: s.rx_dropped + s.rx_ring_full,
+            refused: s.rx_invalid_descs + s.tx_invalid_descs,
+        },
+        Err(_) => XskDrops::default(),
+    }
+}
+
+fn bind_to(
+    fd: BorrowedFd<'_>,
+    ifindex: u32,
+    queue: u32,
+    flags: u16,
+    shared: u32,
+) -> io::Result<()> {
+    let addr = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: flags,
+        sxdp_ifindex: ifindex,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: shared,
+    };
+    // SAFETY: a live address of the given length.
+    let r = unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            (&raw const addr).cast(),
+            size_of::<libc::sockaddr_xdp>() as libc::socklen_t,
+        )
+    };
+    if r == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 
@@ -216,26 +363,8 @@ fn bind(fd: BorrowedFd<'_>, cfg: &XskConfig) -> io::Result<(bool, bool, Option<S
         } else {
             0
         };
-        let addr = libc::sockaddr_xdp {
-            sxdp_family: libc::AF_XDP as u16,
-            sxdp_flags: mode | libc::XDP_USE_NEED_WAKEUP | sg,
-            sxdp_ifindex: cfg.ifindex,
-            sxdp_queue_id: cfg.queue,
-            sxdp_shared_umem_fd: 0,
-        };
-        // SAFETY: a live address of the given length.
-        let r = unsafe {
-            libc::bind(
-                fd.as_raw_fd(),
-                (&raw const addr).cast(),
-                size_of::<libc::sockaddr_xdp>() as libc::socklen_t,
-            )
-        };
-        if r == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        let flags = mode | libc::XDP_USE_NEED_WAKEUP | sg;
+        bind_to(fd, cfg.ifindex, cfg.queue, flags, 0)
     };
     let refused = match cfg.zero_copy {
         ZeroCopy::Off => None,
@@ -251,6 +380,16 @@ fn bind(fd: BorrowedFd<'_>, cfg: &XskConfig) -> io::Result<(bool, bool, Option<S
         Ok(()) => Ok((false, cfg.multi_buffer, refused)),
         Err(e) => Err(explain_bind("copy", cfg, e)),
     }
+}
+
+fn explain_memory(len: usize, e: io::Error) -> io::Error {
+    let hint = match e.raw_os_error() {
+        Some(libc::ENOBUFS | libc::ENOMEM) => {
+            " (the memlock limit is too low: give the daemon CAP_IPC_LOCK or raise LimitMEMLOCK)"
+        }
+        _ => "",
+    };
+    context(&format!("registering {len} bytes of frame memory{hint}"), e)
 }
 
 fn explain_bind(mode: &str, cfg: &XskConfig, e: io::Error) -> io::Error {

@@ -4,13 +4,16 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use super::socket::{TX_BATCH, Xsk};
+use super::socket::{METADATA_LEN, TX_BATCH, Xsk};
 use crate::backend::frame::{Region, TxFrame, next_owner};
 use crate::base::limits::HEADER_LEN;
+use crate::wire::eth::{CHECKSUM_AT, MAX_HEADERS};
 
 /// Where the CTP-96 frame starts in its place, so that the payload behind its header is 64-byte
 /// aligned and the longest headers fit before it.
 pub(super) const FRAME_AT: usize = 128 - HEADER_LEN;
+// Headers and what is asked of the device stand before the frame in its place.
+const _: () = assert!(MAX_HEADERS + METADATA_LEN <= FRAME_AT);
 /// System calls that may pass without the kernel taking anything before it is left for later.
 const STALLS: u32 = 2;
 
@@ -22,6 +25,8 @@ struct Ready {
     len: u16,
     /// Bytes of `len` that are payload.
     payload: u16,
+    /// Whether something is asked of the device, in the bytes before `start`.
+    asks: bool,
 }
 
 /// What became of a transmission.
@@ -129,13 +134,23 @@ impl TxSide {
         self.free.push(index);
     }
 
+    /// Takes a frame back unsent that cannot go.
+    pub(super) fn give_up(&mut self, frame: TxFrame) {
+        let index = frame.buf;
+        std::mem::forget(frame);
+        self.claimed -= 1;
+        self.free.push(index);
+    }
+
     /// Takes a filled frame. `headers` writes what goes before it, given the number of bytes, and
-    /// says whether that worked; if not, the frame is given up.
+    /// says whether that worked; if not, the frame is given up. With `sum_from`, the UDP checksum of
+    /// the header that starts there is left to be completed below.
     #[inline]
     pub(super) fn commit(
         &mut self,
         frame: TxFrame,
         header_len: usize,
+        sum_from: Option<usize>,
         headers: impl FnOnce(&mut [u8]) -> bool,
     ) -> bool {
         let (index, len) = (frame.buf, frame.len());
@@ -143,20 +158,31 @@ impl TxSide {
         self.claimed -= 1;
         let total = header_len + len;
         let start = FRAME_AT.saturating_sub(header_len);
-        let at = self.base + usize::from(index) * self.stride + start;
-        let ptr = self.region.at(at, total);
-        // SAFETY: `at` checked the range, which lies inside this frame's place; the only handle to
-        // it was just taken apart.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(ptr.as_ptr(), total) };
-        if header_len > FRAME_AT || total > usize::from(u16::MAX) || !headers(bytes) {
+        // At most `METADATA_LEN` bytes more than headers, which fit (see `FRAME_AT`).
+        let before = if sum_from.is_some() { METADATA_LEN } else { 0 };
+        if header_len > FRAME_AT - before || total > usize::from(u16::MAX) {
             self.free.push(index);
             return false;
+        }
+        let at = self.base + usize::from(index) * self.stride + start - before;
+        let ptr = self.region.at(at, before + total);
+        // SAFETY: `at` checked the range, which lies inside this frame's place; the only handle to
+        // it was just taken apart.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(ptr.as_ptr(), before + total) };
+        let (metadata, bytes) = bytes.split_at_mut(before);
+        if !headers(bytes) {
+            self.free.push(index);
+            return false;
+        }
+        if let (Some(from), Some(metadata)) = (sum_from, metadata.first_chunk_mut()) {
+            ask_for_checksum(metadata, from);
         }
         self.queue.push_back(Ready {
             index,
             start: start as u16,
             len: total as u16,
             payload: len as u16,
+            asks: sum_from.is_some(),
         });
         true
     }
@@ -223,10 +249,15 @@ impl TxSide {
         while at < end {
             let stop = end.min((at / self.chunk + 1) * self.chunk);
             let more = if stop < end { libc::XDP_PKT_CONTD } else { 0 };
+            let asks = if frame.asks && at == start {
+                libc::XDP_TX_METADATA
+            } else {
+                0
+            };
             xsk.tx.push(libc::xdp_desc {
                 addr: at as u64,
                 len: (stop - at) as u32,
-                options: more,
+                options: more | asks,
             });
             at = stop;
         }
@@ -271,6 +302,17 @@ impl TxSide {
             waiting = now;
         }
     }
+}
+
+/// struct xsk_tx_metadata with a request for a checksum: flags, where to sum from, and where behind
+/// that the sum goes.
+#[inline]
+fn ask_for_checksum(metadata: &mut [u8; METADATA_LEN], from: usize) {
+    let flags = u64::from(libc::XDP_TXMD_FLAGS_CHECKSUM);
+    *metadata = [0; METADATA_LEN];
+    metadata[..8].copy_from_slice(&flags.to_ne_bytes());
+    metadata[8..10].copy_from_slice(&(from as u16).to_ne_bytes());
+    metadata[10..12].copy_from_slice(&(CHECKSUM_AT as u16).to_ne_bytes());
 }
 
 fn is_down(e: &io::Error) -> bool {

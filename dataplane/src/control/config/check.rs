@@ -1,6 +1,7 @@
 //! Whether the values of a configuration make sense, each alone and together.
 
-use super::{ByteSize, Config, Cores, Repair};
+use super::{ByteSize, Config, Cores, Queues, Repair};
+use crate::backend::af_xdp;
 use crate::base::limits;
 use std::collections::HashSet;
 use std::path::{Component, Path};
@@ -66,9 +67,14 @@ impl Config {
             out.add("af_xdp.interface", format!("is {name:?}"));
         }
         if let Some(queues) = &self.af_xdp.queues {
-            let different = queues.iter().collect::<HashSet<_>>().len() == queues.len();
-            if !different || queues.is_empty() || queues.iter().any(|q| *q > 127) {
-                out.add("af_xdp.queues", format!("is {queues:?}"));
+            let of_cores: Vec<_> = queues.iter().map(Queues::list).collect();
+            let all = of_cores.concat();
+            let different = all.iter().collect::<HashSet<_>>().len() == all.len();
+            let each = of_cores
+                .iter()
+                .all(|q| (1..=af_xdp::MAX_QUEUES).contains(&q.len()));
+            if !different || !each || all.is_empty() || all.iter().any(|q| *q > 127) {
+                out.add("af_xdp.queues", format!("is {of_cores:?}"));
             }
         }
         out.range("memory.budget", self.memory.budget.0, 16 << 20, 4 << 40);

@@ -56,9 +56,11 @@ pub(super) const SCHEMA: &[Section] = &[
             ("zero_copy", "\"auto\", \"on\" or \"off\""),
             (
                 "queues",
-                "a list of different queue numbers from 0 to 127, one for each core, such as [0, 1]",
+                "a list of different queue numbers from 0 to 127, one for each core, such as [0, 1], or \
+                 up to 4 in a list of their own, such as [[0, 2], [1, 3]]",
             ),
             ("replace_foreign", "true or false"),
+            ("checksum", "\"auto\" or \"software\""),
         ],
     },
     Section {

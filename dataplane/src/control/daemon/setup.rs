@@ -2,7 +2,8 @@
 
 use crate::backend::af_xdp::{self, AfXdpConfig, AttachMode};
 use crate::control::config::{
-    AfXdp, Backend, CcMode, Config, Cores, CryptoSuite, Peer, Repair, XdpMode, ZeroCopy,
+    AfXdp, Backend, CcMode, Checksum, Config, Cores, CryptoSuite, Peer, Queues, Repair, XdpMode,
+    ZeroCopy,
 };
 use crate::crypto::base64;
 use crate::crypto::identity::{Identity, IdentityError, PublicKey};
@@ -150,8 +151,15 @@ fn af_xdp(config: &AfXdp) -> AfXdpConfig {
             ZeroCopy::On => af_xdp::ZeroCopy::On,
             ZeroCopy::Off => af_xdp::ZeroCopy::Off,
         },
-        queues: config.queues.clone(),
+        queues: config
+            .queues
+            .as_ref()
+            .map(|all| all.iter().map(Queues::list).collect()),
         replace_foreign: config.replace_foreign,
+        checksum: match config.checksum {
+            Checksum::Auto => af_xdp::Checksum::Auto,
+            Checksum::Software => af_xdp::Checksum::Software,
+        },
     }
 }
 

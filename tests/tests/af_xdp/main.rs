@@ -1,9 +1,12 @@
 //! The AF_XDP backend by itself, over a veth pair between two namespaces: what every backend has to
 //! do, and what only this one can get wrong.
 
+mod queues;
+mod wire;
+
 use ctp96::api::Node;
 use ctp96::backend::af_xdp::{self, AfXdp, AfXdpConfig, AttachMode, ZeroCopy};
-use ctp96::backend::{Backend, Burst};
+use ctp96::backend::{Backend, Burst, DropCause};
 use ctp96::crypto::identity::Identity;
 use ctp96::engine::BackendChoice;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -411,7 +414,7 @@ fn what_cannot_be_had_is_refused_with_the_reason() {
     refused(&forced, 1, "zero-copy");
     refused(&auto, 64, "no receive queue");
     let wrong = AfXdpConfig {
-        queues: Some(vec![0, 1]),
+        queues: Some(vec![vec![0], vec![1]]),
         ..auto.clone()
     };
     refused(&wrong, 1, "each core takes one");
