@@ -176,7 +176,7 @@ fn odd(seed: u64) -> Vec<Row> {
             s,
         ));
     }
-    for (share, by) in [(0.01, MS), (0.1, 5 * MS), (0.5, MS / 2)] {
+    for (share, by) in [(0.01, MS), (0.1, 5 * MS), (0.5, MS / 2), (0.02, 15 * MS)] {
         let s = base(seed, |p| (p.reorder, p.reorder_by) = (share, by));
         let name = format!("reorder {} % by {} ms", share * 100.0, by as f64 / 1e6);
         rows.push(Row::new(name, s));
