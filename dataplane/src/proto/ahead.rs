@@ -60,9 +60,9 @@ impl Ahead {
         }
     }
 
-    /// Takes what an acknowledgement made certain.
-    pub(super) fn on_frames(&mut self, received: u64, lost: u64) {
-        let n = received.saturating_add(lost);
+    /// Takes how many of the next `n` frames were lost.
+    pub(super) fn on_frames(&mut self, n: u64, lost: u64) {
+        let lost = lost.min(n);
         if n == 0 {
             return;
         }
@@ -74,7 +74,9 @@ impl Ahead {
         let n = n.min(u64::from(u32::MAX)) as u32;
         self.age = self.age.saturating_add(n);
         self.span_frames = self.span_frames.saturating_add(n);
-        self.span_lost = self.span_lost.saturating_add(lost.min(u64::from(u32::MAX)) as u32);
+        self.span_lost = self
+            .span_lost
+            .saturating_add(lost.min(u64::from(u32::MAX)) as u32);
         if self.span_frames >= CLUSTER_FRAMES {
             self.end_span();
         }
@@ -261,7 +263,7 @@ mod tests {
                 let chance = 0.02 * 32.0 / burst as f64;
                 let hit = (x >> 11) as f64 / (1u64 << 53) as f64 <= chance;
                 let lost = if hit { burst } else { 0 };
-                a.on_frames(32 - lost, lost);
+                a.on_frames(32, lost);
             }
             assert!((a.loss() - 0.02).abs() < 0.008, "{}", a.loss());
             a.dispersion
@@ -279,7 +281,8 @@ mod tests {
             }
         }
         let mut a = Ahead::new();
-        a.on_frames(0, u64::MAX);
+        a.on_frames(u64::MAX, u64::MAX);
+        a.on_frames(1, 0);
         a.on_frames(u64::MAX, u64::MAX);
         assert!(a.plan(0).ahead <= 32);
     }

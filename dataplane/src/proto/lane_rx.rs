@@ -1,8 +1,8 @@
 //! The receiving end of a lane: which symbols are here, when to acknowledge, and what to say.
 
 use crate::base::limits::{
-    ACK_DELAY_NS, ACK_EVERY_BYTES, ACK_EVERY_SLOTS, ACK_MAX_DELAY_NS, ACK_QUIET_NS, MAX_DATA_SYMBOLS, MAX_DEFICITS, MAX_REPAIR_SYMBOLS,
-    SYMBOL_ALIGN, WINDOW_SLOTS,
+    ACK_DELAY_NS, ACK_EVERY_BYTES, ACK_EVERY_SLOTS, ACK_MAX_DELAY_NS, ACK_QUIET_NS,
+    MAX_DATA_SYMBOLS, MAX_DEFICITS, MAX_REPAIR_SYMBOLS, SYMBOL_ALIGN, WINDOW_SLOTS,
 };
 use crate::base::seq::{class, extend_slot};
 use crate::base::{Bits96, Nanos};

@@ -38,6 +38,10 @@ pub(super) struct LossCounter {
     changed_at: u64,
     smoothed: f32,
     pub(super) healed: u64,
+    /// Packet numbers below this were judged, and what came of those since
+    /// [`LossCounter::take_judged`].
+    judged_below: u64,
+    judged: (u64, u64),
 }
 
 impl LossCounter {
@@ -56,6 +60,8 @@ impl LossCounter {
             changed_at: 0,
             smoothed: 0.0,
             healed: 0,
+            judged_below: 0,
+            judged: (0, 0),
         }
     }
 
@@ -155,10 +161,19 @@ impl LossCounter {
         let sure = self.snap_gap.min(gap);
         let lost = sure.saturating_sub(self.lost);
         self.lost += lost;
+        self.judged.0 += (self.snap_largest + 1).saturating_sub(self.judged_below);
+        self.judged.1 += lost;
+        self.judged_below = self.judged_below.max(self.snap_largest + 1);
         self.snap_largest = self.largest;
         self.snap_gap = gap;
         self.snap_at = now;
         lost
+    }
+
+    /// Frames whose fate became certain since the last call, and how many of them were lost. Both are of
+    /// the same frames, in whatever lumps they come.
+    pub(super) fn take_judged(&mut self) -> (u64, u64) {
+        std::mem::take(&mut self.judged)
     }
 
     /// When [`LossCounter::confirm`] will next count something, if nothing arrives.

@@ -94,12 +94,7 @@ impl LaneTx {
         older || ack.base < self.base || ack.received < self.loss.received()
     }
 
-    fn complete(
-        &mut self,
-        now: Nanos,
-        ack: &Ack,
-        newly_complete: &mut impl FnMut(u64),
-    ) -> u32 {
+    fn complete(&mut self, now: Nanos, ack: &Ack, newly_complete: &mut impl FnMut(u64)) -> u32 {
         let (mut n, mut spurious) = (0, false);
         for slot in self.base..self.next_slot {
             let c = class(slot, WINDOW_SLOTS);
@@ -133,7 +128,7 @@ impl LaneTx {
         let (fresh, lost) = self
             .loss
             .on_ack(now, ack.largest_pn, ack.received, loss_delay);
-        self.repair.on_frames(fresh, lost);
+        self.note_judged();
         self.repair.on_healed(self.loss.healed - healed);
         let rate = self.log.on_acked(now, ack.largest_pn, fresh);
         if let Some(sent_at) = rate.sent_at.filter(|_| advanced) {
@@ -160,6 +155,11 @@ impl LaneTx {
             prior_in_flight,
             in_flight: self.in_flight(),
         });
+    }
+
+    pub(super) fn note_judged(&mut self) {
+        let (frames, lost) = self.loss.take_judged();
+        self.repair.on_frames(frames, lost);
     }
 
     /// Fewer than 16 reports cover every slot; 16 cover those from the first to the last of them.

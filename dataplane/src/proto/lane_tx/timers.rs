@@ -62,7 +62,7 @@ impl LaneTx {
             let lost = self.loss.confirm(now, loss_delay);
             if lost > 0 {
                 self.stats.lost_frames += lost;
-                self.repair.on_frames(0, lost);
+                self.note_judged();
                 let in_flight = self.in_flight();
                 self.cc.on_ack(&AckSample {
                     now,
