@@ -20,6 +20,7 @@ pub(super) const SCHEMA: &[Section] = &[
             ("af_xdp", "a table, [af_xdp]"),
             ("memory", "a table, [memory]"),
             ("session", "a table, [session]"),
+            ("path", "a table, [path]"),
             ("crypto", "a table, [crypto]"),
             ("compression", "a table, [compression]"),
             ("verify", "a table, [verify]"),
@@ -65,7 +66,7 @@ pub(super) const SCHEMA: &[Section] = &[
     Section {
         path: "session",
         keys: &[
-            ("lanes", "1 to 128"),
+            ("lanes", "\"auto\", or 1 to 128"),
             ("window_slots", "8 to 96"),
             ("linger_us", "0 to 100000 microseconds"),
             (
@@ -73,6 +74,13 @@ pub(super) const SCHEMA: &[Section] = &[
                 "1 to 600 seconds, at most half of idle_close_s",
             ),
             ("idle_close_s", "2 to 3600 seconds"),
+        ],
+    },
+    Section {
+        path: "path",
+        keys: &[
+            ("rate", "a rate such as \"10Gbit/s\" or \"1.2GB/s\""),
+            ("rtt_ms", "1 to 10000 milliseconds"),
         ],
     },
     Section {

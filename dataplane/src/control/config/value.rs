@@ -145,6 +145,52 @@ pub enum Cores {
     List(Vec<usize>),
 }
 
+/// Lanes of each session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lanes {
+    /// As many as the stated path needs, and at least one for each core.
+    Auto,
+    /// This many.
+    Count(usize),
+}
+
+/// What a path carries: `10Gbit/s`, `1.2GB/s`. Bytes on the wire per second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate(pub u64);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Rate, String> {
+        let number = s.trim().strip_suffix("/s").unwrap_or(s.trim());
+        match scaled(number, &[BITS, DECIMAL]) {
+            Some(n) if n > 0 && number.ends_with(['t', 'B']) => Ok(Rate(n)),
+            _ => Err(format!(
+                "`{s}` is no rate; write a number and a unit such as 10Gbit/s or 1.2GB/s"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exact = largest_exact(self.0, BITS).or_else(|| largest_exact(self.0, DECIMAL));
+        let (n, unit) = exact.unwrap_or((0, "B"));
+        write!(f, "{n}{unit}/s")
+    }
+}
+
+impl FromStr for Lanes {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Lanes, String> {
+        if s == "auto" {
+            return Ok(Lanes::Auto);
+        }
+        Err(format!("`{s}` is neither \"auto\" nor a number"))
+    }
+}
+
 /// Repair symbols sent ahead with each slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Repair {
@@ -214,6 +260,26 @@ impl FromStr for Repair {
     }
 }
 
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(TextOrInt {
+            expecting: "a rate such as \"10Gbit/s\"",
+            from_int: |n| Err(format!("a bare {n} is ambiguous; write \"{n}Gbit/s\"")),
+            result: PhantomData,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Lanes {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(TextOrInt {
+            expecting: "\"auto\" or a number of lanes",
+            from_int: |n| Ok(Lanes::Count(usize::try_from(n).unwrap_or(usize::MAX))),
+            result: PhantomData,
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for Repair {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         d.deserialize_any(TextOrInt {
@@ -274,6 +340,21 @@ impl Serialize for ByteSize {
 impl Serialize for CcMode {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl Serialize for Lanes {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Lanes::Auto => s.serialize_str("auto"),
+            Lanes::Count(n) => n.serialize(s),
+        }
     }
 }
 
