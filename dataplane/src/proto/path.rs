@@ -214,7 +214,9 @@ impl Path {
         }
         let since = now.saturating_sub(m.used_at);
         let measure = since >= USE_SPAN_NS;
-        let every = SHARE_EVERY_NS.0.max(SHARE_EVERY_NS.1 * self.shares.len() as u64);
+        let every = SHARE_EVERY_NS
+            .0
+            .max(SHARE_EVERY_NS.1 * self.shares.len() as u64);
         if now.saturating_sub(m.shared_at) < every {
             return;
         }
@@ -251,7 +253,8 @@ impl Path {
             if s.open.load(Relaxed) && s.hungry.load(Relaxed) {
                 let w = u64::from(s.weight.load(Relaxed));
                 s.rate.store(portion(rest, w, weights).max(1), Relaxed);
-                s.window.store(portion(room, w, weights).max(least), Relaxed);
+                s.window
+                    .store(portion(room, w, weights).max(least), Relaxed);
             }
         }
     }

@@ -193,7 +193,10 @@ mod tests {
             if t >= 50 {
                 let a = log.on_acked(t - 50, 1);
                 let (at, mark) = a.sent.expect("is logged");
-                assert_eq!((at, mark.delivered, a.bytes), ((t - 50) * 1000, t - 50, 1000));
+                assert_eq!(
+                    (at, mark.delivered, a.bytes),
+                    ((t - 50) * 1000, t - 50, 1000)
+                );
             }
         }
         assert_eq!(log.in_flight_bytes(50), 50_000);

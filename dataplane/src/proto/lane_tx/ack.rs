@@ -127,6 +127,7 @@ impl LaneTx {
             let sample = now.saturating_sub(sent_at);
             let delay = u64::from(ack.delay_us) * 1000;
             out.rtt_sample = Some(self.rtt.update(sample, delay));
+            self.pacer.set_rtt(self.rtt.min());
         }
         out.lost_frames = lost;
         self.stats.lost_frames += lost;

@@ -18,6 +18,8 @@ const QUEUE_MIN_RTT_NS: Nanos = 900_000;
 const QUEUE_SLACK_NS: Nanos = 500_000;
 /// A standing queue lowers the rate by at most this at once.
 const QUEUE_CUT: f64 = 0.5;
+/// Our own queue drains in so many times the time that what is in flight takes.
+const DRAIN_TIMES: u64 = 2;
 
 #[derive(Debug)]
 pub(super) struct Bounds {
@@ -40,6 +42,10 @@ pub(super) struct Bounds {
     /// Since when every round trip was long; whether that was acted on in this round.
     long_since: Option<Nanos>,
     queue_seen: bool,
+    /// What the rate was before a queue lowered it, and until when that must have shown.
+    before_queue: Option<(u64, Nanos)>,
+    /// Others hold the queue: it says nothing of the path's rate.
+    contended: bool,
 }
 
 impl Bounds {
@@ -58,6 +64,8 @@ impl Bounds {
             round_rtt: [Nanos::MAX; 2],
             long_since: None,
             queue_seen: false,
+            before_queue: None,
+            contended: false,
         }
     }
 
@@ -86,11 +94,13 @@ impl Bounds {
         }
     }
 
-    /// Whether an eighth of the path's product was queued throughout the last round.
-    pub(super) fn crowded(&self, min_rtt: Option<Nanos>) -> bool {
+    /// Whether throughout the last round a queue stood that is more than `near` or, on long paths, an
+    /// eighth of the product; `near` is a quarter of the longest seen, as time.
+    pub(super) fn crowded(&self, min_rtt: Option<Nanos>, near: Nanos) -> bool {
         min_rtt.is_some_and(|m| {
             let last = self.round_rtt[1];
-            m >= QUEUE_MIN_RTT_NS && last != Nanos::MAX && last > m + m / 8 + QUEUE_SLACK_NS / 2
+            let limit = near.min(m / 8).max(QUEUE_SLACK_NS / 4);
+            m >= QUEUE_MIN_RTT_NS && last != Nanos::MAX && last > m + limit
         })
     }
 
@@ -102,10 +112,11 @@ impl Bounds {
         };
         if min < QUEUE_MIN_RTT_NS || rtt < min + min / 2 + QUEUE_SLACK_NS {
             self.long_since = None;
+            self.contended &= rtt > min + min / 4;
             return false;
         }
         let since = *self.long_since.get_or_insert(s.now);
-        let stands = s.now.saturating_sub(since) >= min / 4 && !self.queue_seen;
+        let stands = s.now.saturating_sub(since) >= min / 4 && !self.queue_seen && !self.contended;
         self.queue_seen |= stands;
         stands
     }
@@ -146,6 +157,21 @@ impl Bbr {
         };
     }
 
+    /// Looks whether a lowered rate has drained the queue.
+    pub(super) fn check_drained(&mut self, s: &AckSample) {
+        let (Some((bw, until)), Some(rtt)) = (self.bounds.before_queue, s.rtt) else {
+            return;
+        };
+        if rtt < self.rtt() + self.rtt() / 4 + QUEUE_SLACK_NS / 2 {
+            self.bounds.before_queue = None;
+        } else if s.now >= until {
+            self.bounds.before_queue = None;
+            self.bounds.contended = true;
+            self.bounds.lift();
+            self.bw[1] = self.bw[1].max(bw);
+        }
+    }
+
     /// Congestion while not probing: once a round the short-term bounds fall to what was delivered,
     /// and not by more than three tenths.
     pub(super) fn adapt_bounds(
@@ -173,7 +199,13 @@ impl Bbr {
             b.inflight_lo = b.inflight_latest.max((b.inflight_lo as f64 * BETA) as u64);
         }
         if queued && let Some(rate) = s.rate {
-            // The path is slower than it was, or others use it: what the filter remembers is past.
+            // The path is slower than it was: what the filter remembers is past. If that is so, the
+            // queue goes once less is in flight; if it stays, it is not ours.
+            if self.bounds.before_queue.is_none() {
+                let drains = super::time_for(s.in_flight, rate.max(1));
+                let until = s.now + DRAIN_TIMES * drains + self.rtt();
+                self.bounds.before_queue = Some((self.max_bandwidth(), until));
+            }
             let bw = bw.min(rate.max((bw as f64 * QUEUE_CUT) as u64));
             self.bw = [bw; 2];
             let fits = self.bdp(bw, 1.0);

@@ -62,7 +62,7 @@ pub struct Bbr {
     next_round_delivered: u64,
     min_rtt: Option<Nanos>,
     min_rtt_at: Nanos,
-    /// When a round trip about as short was last seen.
+    /// When one as short was last seen.
     near_min_at: Nanos,
     full_bw: u64,
     full_rounds: u32,
@@ -87,6 +87,11 @@ pub struct Bbr {
 
 fn bytes(rate: f64, ns: Nanos) -> u64 {
     (rate * ns as f64 / 1e9) as u64
+}
+
+/// Time that `bytes` take at `rate`, nanoseconds, at most ten seconds.
+fn time_for(bytes: u64, rate: u64) -> Nanos {
+    (bytes as f64 * 1e9 / rate.max(1) as f64).min(1e10) as Nanos
 }
 
 impl Bbr {
@@ -241,8 +246,7 @@ impl Bbr {
                 self.min_rtt = Some(rtt);
                 self.min_rtt_at = s.now;
             }
-            // A drained queue shows it as well as a lowered window does.
-            if self.min_rtt.is_some_and(|m| rtt <= m + m / 32) {
+            if self.min_rtt.is_some_and(|m| rtt <= m) {
                 self.near_min_at = s.now;
             }
         }
@@ -291,7 +295,10 @@ impl Bbr {
             State::ProbeBw => self.probe.gain(),
             State::ProbeRtt => 1.0,
         };
-        let rate = (gain * bw * PACING_MARGIN / (1.0 - self.loss.sent_over())) as u64;
+        // With a queue standing, more of the same only lengthens it.
+        let crowded = self.state == State::ProbeBw && self.probe.crowded;
+        let over = if crowded { 0.0 } else { self.loss.sent_over() };
+        let rate = (gain * bw * PACING_MARGIN / (1.0 - over)) as u64;
         let rate = rate.max(self.frame * 10);
         if self.filled || rate > self.pacing {
             self.pacing = rate;
@@ -340,7 +347,7 @@ impl Controller for Bbr {
         self.update_bandwidth(s);
         self.update_aggregation(s, round_start);
         let slow = self.slow(s.now);
-        let lossy = self.loss.update(s, round_start, slow);
+        let lossy = self.loss.update(s, round_start, slow, self.min_rtt);
         self.bounds.observe(s, round_start);
         let queued = self.bounds.queued(s, self.min_rtt);
         let marked = self.bounds.heavily_marked();
@@ -362,19 +369,13 @@ impl Controller for Bbr {
         if self.state == State::ProbeBw {
             self.advance_probe(s, round_start, lossy || marked);
         }
+        self.check_drained(s);
         if !self.probing() {
             self.adapt_bounds(s, round_start, lossy, queued);
         }
         self.update_min_rtt(s);
         self.set_pacing();
         self.set_cwnd(s);
-        #[cfg(ccdbg)]
-        if round_start {
-            eprintln!("{:>9.3} {:?}/{:?} bw {:>5.1} {:>5.1} lo {:>5.1} pace {:>6.1} cwnd {:>8} infl {:>8} rtt {:>7.2}/{:?} hi {} lo {} base {:.4} recent {:.4} {}{} slow {slow} extra {}",
-                s.now as f64/1e6, self.state, self.probe.phase, self.bw[0] as f64/1e6, self.bw[1] as f64/1e6, self.bounds.bw_lo.min(1<<40) as f64/1e6,
-                self.pacing as f64/1e6, self.cwnd, s.in_flight, s.rtt.unwrap_or(0) as f64/1e6, self.min_rtt.map(|r| r as f64/1e6), self.bounds.inflight_hi as i64, self.bounds.inflight_lo as i64, self.loss.base(), self.loss.recent(), if lossy {"LOSSY "} else {""}, if s.app_limited {"app"} else {""},
-                self.extra.iter().max().unwrap());
-        }
     }
 
     fn on_pto(&mut self, count: u32) {

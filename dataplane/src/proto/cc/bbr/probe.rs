@@ -8,9 +8,10 @@ const DOWN_GAIN: f64 = 0.9;
 /// While cruising with a queue that does not go away: rates are overestimated by a little, here or
 /// by others.
 const CROWDED_GAIN: f64 = 0.96;
-/// Slow enough to see, on a lossy path, the loss that stays when the sender is slower than it.
+/// Slow enough to see, on a lossy path without a queue that shows, the loss that stays when the sender
+/// is slower than it.
 const LONG_DOWN_GAIN: f64 = 0.75;
-/// On a lossy path one phase down in this many is such a long one; the first few all are.
+/// On such a path one phase down in this many is such a long one; the first few all are.
 const LONG_EVERY: u32 = 4;
 const LONG_FIRST: u32 = 3;
 /// A long phase down never takes longer, nanoseconds.
@@ -48,7 +49,7 @@ pub(super) struct Probe {
     /// Rate at the last look while probing up, and whether it grew since the one before.
     up_bw: u64,
     growing: bool,
-    crowded: bool,
+    pub(super) crowded: bool,
     long_down: bool,
     downs: u32,
     seed: u64,
@@ -133,7 +134,7 @@ impl Bbr {
         p.rounds = 0;
         p.downs = p.downs.wrapping_add(1);
         let turn = p.downs <= LONG_FIRST || p.downs.is_multiple_of(LONG_EVERY);
-        p.long_down = turn && self.loss.lossy();
+        p.long_down = turn && self.loss.wants_slow();
         self.loss.take_measured();
         self.enter_phase(Phase::Down, now);
     }
@@ -155,7 +156,9 @@ impl Bbr {
     /// One acknowledgement in ProbeBW.
     pub(super) fn advance_probe(&mut self, s: &AckSample, round_start: bool, congested: bool) {
         self.probe.rounds += u64::from(round_start);
-        self.probe.crowded = self.bounds.crowded(self.min_rtt);
+        self.probe.crowded = self
+            .bounds
+            .crowded(self.min_rtt, self.loss.near(self.min_rtt));
         if round_start && self.probe.rounds == SETTLED && self.probe.phase == Phase::Down {
             self.loss.restart();
         }
@@ -181,6 +184,7 @@ impl Bbr {
                     // A new cycle: the filter forgets the one before last.
                     if !s.app_limited {
                         self.bw = [0, self.bw[0]];
+                        self.loss.new_cycle();
                     }
                     self.enter_phase(Phase::Up, s.now);
                 }
@@ -216,7 +220,8 @@ impl Bbr {
         let full = spent > self.rtt() && s.prior_in_flight >= self.bdp(bw, UP_GAIN);
         let queue = self.rtt() + (self.rtt() / 5).max(super::MIN_MODEL_RTT_NS / 2);
         let queued = s.rtt.is_some_and(|r| r > queue);
-        if full && (tried || queued) || spent > UP_MAX_RTTS * self.rtt().max(super::MIN_MODEL_RTT_NS)
+        if full && (tried || queued)
+            || spent > UP_MAX_RTTS * self.rtt().max(super::MIN_MODEL_RTT_NS)
         {
             self.enter_down(s.now);
         }
