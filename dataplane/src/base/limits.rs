@@ -54,8 +54,17 @@ pub const IDLE_CLOSE_NS: u64 = 30_000_000_000;
 pub const SLOT_LINGER_NS: u64 = 20_000;
 /// An acknowledgement is sent after this many complete slots.
 pub const ACK_EVERY_SLOTS: u32 = 4;
-/// An acknowledgement is sent at most this long after the symbol that it owes to, nanoseconds.
+/// An acknowledgement is sent at most this long after a slot is complete, or after
+/// [`ACK_EVERY_BYTES`], nanoseconds.
 pub const ACK_DELAY_NS: u64 = 100_000;
+/// Bytes of symbols that are worth an acknowledgement of their own within a slot. One takes about
+/// 200 bytes on the wire, so that is 0.4 %.
+pub const ACK_EVERY_BYTES: u64 = 48 << 10;
+/// Data in the middle of a slot is acknowledged after no frame has come for so long, nanoseconds: more
+/// than the millisecond at which a slow sender is paced.
+pub const ACK_QUIET_NS: u64 = 1_500_000;
+/// And at the latest after this, nanoseconds.
+pub const ACK_MAX_DELAY_NS: u64 = 5_000_000;
 /// Default UDP port of the daemon; lane core `i` listens on `DEFAULT_PORT + i`.
 pub const DEFAULT_PORT: u16 = 9696;
 /// Most lane cores of one node (*wire*: ports are base..base+cores).

@@ -2,11 +2,16 @@
 //! arrived and how many arrived in all.
 
 use crate::base::Nanos;
+use crate::base::limits::REPLAY_WINDOW;
 
 /// Packet reordering threshold, RFC 9002 section 6.1.1.
 const REORDER_MIN: u64 = 3;
-/// The threshold never adapts beyond this.
-const REORDER_MAX: u64 = 128;
+/// The threshold never adapts beyond this: what is later than the replay window is refused.
+const REORDER_MAX: u64 = REPLAY_WINDOW / 2;
+/// Nor the time threshold beyond a round trip and so many eighths.
+const PATIENCE_MAX: u64 = 7;
+/// They fall again when so many frames have come without one that was too late.
+const CALM_FRAMES: u64 = 65_536;
 /// Time constant of the smoothed loss, frames.
 const SMOOTH_FRAMES: f32 = 512.0;
 
@@ -27,6 +32,10 @@ pub(super) struct LossCounter {
     snap_gap: u64,
     snap_at: Nanos,
     reorder: u64,
+    /// Eighths of a round trip that frames are waited for beyond 9/8 of it.
+    patience: u64,
+    /// Frames received when one of the two last changed.
+    changed_at: u64,
     smoothed: f32,
     pub(super) healed: u64,
 }
@@ -43,6 +52,8 @@ impl LossCounter {
             snap_gap: 0,
             snap_at: 0,
             reorder: REORDER_MIN,
+            patience: 0,
+            changed_at: 0,
             smoothed: 0.0,
             healed: 0,
         }
@@ -60,6 +71,19 @@ impl LossCounter {
     /// Reordering threshold in packets.
     pub(super) fn reorder(&self) -> u64 {
         self.reorder
+    }
+
+    /// Age at which a frame older than an acknowledged one is lost, from the round trip (9/8 of it, RFC
+    /// 9002 section 6.1.2): more after answers that turned out to be spurious, up to twice the round
+    /// trip, as RACK's reordering window grows (RFC 8985 section 6.2).
+    pub(super) fn delay(&self, rtt: Nanos) -> Nanos {
+        rtt.saturating_add(rtt / 8 * (1 + self.patience))
+    }
+
+    /// What was sent again was only late.
+    pub(super) fn spurious(&mut self) {
+        self.patience = (self.patience + 1).min(PATIENCE_MAX);
+        self.changed_at = self.received;
     }
 
     /// Smoothed share of frames lost, 0..=1.
@@ -99,6 +123,11 @@ impl LossCounter {
             self.healed += healed;
             self.lost = gap;
             self.reorder = (self.reorder * 2).min(REORDER_MAX);
+            self.changed_at = received;
+        } else if received.saturating_sub(self.changed_at) >= CALM_FRAMES {
+            self.reorder = (self.reorder / 2).max(REORDER_MIN);
+            self.patience = self.patience.saturating_sub(1);
+            self.changed_at = received;
         }
         self.snap_gap = self.snap_gap.min(gap);
         let lost = self.confirm(now, loss_delay);

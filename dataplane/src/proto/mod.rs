@@ -14,6 +14,7 @@ pub mod rtt;
 pub mod sent;
 pub mod steer;
 
+mod ahead;
 mod loss;
 #[cfg(test)]
 mod simtest;

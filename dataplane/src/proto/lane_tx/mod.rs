@@ -15,6 +15,7 @@ pub use types::{
     AckOutcome, AckReject, LaneTxConfig, LaneTxStats, RepairAhead, SymbolKind, TxSymbol,
 };
 
+use super::ahead::Ahead;
 use super::loss::LossCounter;
 use super::pacer::Pacer;
 use super::path::{Path, PathLane};
@@ -23,10 +24,6 @@ use super::sent::SentLog;
 use crate::base::limits::{FRAME_OVERHEAD, MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, WINDOW_SLOTS};
 use crate::base::seq::class;
 use crate::base::{Bits96, Nanos};
-use std::sync::Arc;
-
-/// Expected losses per slot below which no repair symbol is sent ahead.
-const AHEAD_MIN: f32 = 0.25;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Meta {
@@ -95,6 +92,7 @@ pub struct LaneTx {
     credit: u64,
     inflight_limit: u64,
     ahead: RepairAhead,
+    repair: Ahead,
     log: SentLog,
     loss: LossCounter,
     rtt: RttEstimator,
@@ -132,6 +130,7 @@ impl LaneTx {
             credit: window,
             inflight_limit: u64::from(cfg.inflight_limit),
             ahead: cfg.repair_ahead,
+            repair: Ahead::new(),
             log: SentLog::new(u64::from(cfg.symbol_len) + FRAME_OVERHEAD as u64),
             loss: LossCounter::new(),
             rtt: RttEstimator::new(cfg.cc.initial_rtt),
@@ -166,10 +165,11 @@ impl LaneTx {
             return false;
         }
         let c = class(slot, WINDOW_SLOTS);
+        let ahead_left = self.repair_ahead(k);
         self.metas[c] = Meta {
             k,
             symbol_len,
-            ahead_left: self.repair_ahead(k),
+            ahead_left,
             ..Meta::default()
         };
         self.done.remove(c);
@@ -178,16 +178,13 @@ impl LaneTx {
         true
     }
 
-    fn repair_ahead(&self, k: u8) -> u8 {
+    fn repair_ahead(&mut self, k: u8) -> u8 {
         let n = match self.ahead {
             RepairAhead::Fixed(n) => n,
             RepairAhead::Adaptive => {
-                let expected = f32::from(k) * self.loss.rate();
-                if expected < AHEAD_MIN {
-                    return 0;
-                }
-                // Covers the usual slot; the rest is cheaper to answer once known.
-                (expected + 0.7 * expected.sqrt()).round().min(255.0) as u8
+                let full = self.repair.plan(self.cur - self.base).ahead;
+                // Shorter slots lose less; what covers them would cost more of them.
+                (u32::from(full) * u32::from(k) / MAX_DATA_SYMBOLS as u32) as u8
             }
         };
         n.min(MAX_REPAIR_SYMBOLS as u8)
