@@ -9,6 +9,7 @@ pub mod lane_rx;
 pub mod lane_tx;
 pub mod manager;
 pub mod pacer;
+pub mod path;
 pub mod rtt;
 pub mod sent;
 pub mod steer;
@@ -24,5 +25,6 @@ pub use lane_tx::{
     AckOutcome, AckReject, LaneTx, LaneTxConfig, LaneTxStats, RepairAhead, SymbolKind, TxSymbol,
 };
 pub use pacer::Pacer;
+pub use path::{LaneAck, Path, PathLane};
 pub use rtt::RttEstimator;
 pub use steer::{Arrival, Steering};

@@ -1,15 +1,17 @@
 //! A lane's two ends, and what they count.
 
-use super::{App, FULL, HEADERS, Scenario, Session};
+use super::{App, FULL, HEADERS, Scenario};
 use ctp96::base::Nanos;
 use ctp96::base::limits::{FRAME_OVERHEAD, WINDOW_SLOTS};
 use ctp96::crypto::replay::ReplayWindow;
 use ctp96::proto::{
-    Admit, CcConfig, LaneRx, LaneRxConfig, LaneTx, LaneTxConfig, SymbolKind, TxSymbol,
+    Admit, CcConfig, LaneRx, LaneRxConfig, LaneTx, LaneTxConfig, Path, PathLane, SymbolKind,
+    TxSymbol,
 };
 use ctp96::wire::Message;
 use ctp96::wire::ack::Ack;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Frames that a lane may send in one round, as in the engine.
 const TX_BUDGET: usize = 176;
@@ -50,22 +52,36 @@ pub(crate) struct Receiver {
 }
 
 impl Sender {
-    pub(crate) fn new(s: &Scenario, session: usize, of: &Session, lane: usize) -> Sender {
+    /// The path that a session's lanes share.
+    pub(crate) fn path(s: &Scenario, session: usize) -> Arc<Path> {
+        let of = &s.sessions[session];
+        Path::new(&Self::cc(s, session), of.lanes.len())
+    }
+
+    fn cc(s: &Scenario, session: usize) -> CcConfig {
+        CcConfig {
+            kind: s.sessions[session].cc,
+            max_rate: None,
+            frame: u64::from(s.symbol_len()) + FRAME_OVERHEAD as u64,
+            initial_rtt: s.path.rtt,
+            seed: s.seed ^ ((session as u64) << 32),
+        }
+    }
+
+    pub(crate) fn new(s: &Scenario, session: usize, lane: usize, path: &Arc<Path>) -> Sender {
         let symbol_len = s.symbol_len();
+        let of = &s.sessions[session];
+        let end = PathLane::new(path.clone(), lane);
+        end.set_weight(of.weights.get(lane).copied().unwrap_or(1));
+        let cfg = LaneTxConfig {
+            window_slots: WINDOW_SLOTS as u8,
+            symbol_len,
+            inflight_limit: 256 << 10,
+            repair_ahead: s.repair_ahead,
+            cc: Self::cc(s, session),
+        };
         Sender {
-            tx: LaneTx::new(LaneTxConfig {
-                window_slots: WINDOW_SLOTS as u8,
-                symbol_len,
-                inflight_limit: 256 << 10,
-                repair_ahead: s.repair_ahead,
-                cc: CcConfig {
-                    kind: of.cc,
-                    max_rate: None,
-                    frame: u64::from(symbol_len) + FRAME_OVERHEAD as u64,
-                    initial_rtt: s.path.rtt,
-                    seed: s.seed ^ ((session as u64) << 32) ^ ((lane as u64) << 8),
-                },
-            }),
+            tx: LaneTx::on_path(cfg, end),
             app: of.lanes[lane],
             symbol_len,
             session,

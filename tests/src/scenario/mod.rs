@@ -14,7 +14,7 @@ mod link;
 mod report;
 mod run;
 
-pub use report::{Percentiles, Report, SessionReport};
+pub use report::{Percentiles, Report, SessionReport, jain};
 pub use run::run;
 
 use ctp96::base::Nanos;
@@ -167,6 +167,8 @@ pub enum App {
 pub struct Session {
     /// One application for each lane.
     pub lanes: Vec<App>,
+    /// Weight of each lane; 1 where none is given.
+    pub weights: Vec<u32>,
     /// When it begins.
     pub start: Nanos,
     /// Congestion control.
@@ -178,6 +180,7 @@ impl Session {
     pub fn bulk(lanes: usize) -> Session {
         Session {
             lanes: vec![App::Bulk; lanes],
+            weights: Vec::new(),
             start: 0,
             cc: CcKind::Bbr,
         }

@@ -34,7 +34,7 @@ impl Percentiles {
     }
 }
 
-/// What one session got.
+/// What one session or lane got.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionReport {
     /// Payload delivered in order, bytes per second.
@@ -66,6 +66,8 @@ pub struct Report {
     pub drops: f64,
     /// Each session.
     pub sessions: Vec<SessionReport>,
+    /// Each lane, session by session.
+    pub lanes: Vec<SessionReport>,
     /// Payload delivered in order in each hundredth of the time, bytes.
     pub curve: Vec<u64>,
     /// Frames that the simulator carried in the whole run.
@@ -79,15 +81,27 @@ pub struct Report {
 impl Report {
     /// Jain's fairness index of the sessions' goodput (Jain, Chiu, Hawe 1984): 1 where all are equal.
     pub fn jain(&self) -> f64 {
-        let n = self.sessions.len() as f64;
-        let sum: f64 = self.sessions.iter().map(|s| s.goodput).sum();
-        let squares: f64 = self.sessions.iter().map(|s| s.goodput * s.goodput).sum();
-        sum * sum / (n * squares)
+        jain(self.sessions.iter().map(|s| s.goodput))
     }
 
     /// Largest wait in the queue over the round trip: the queue in bandwidth-delay products.
     pub fn queue_bdp(&self, s: &Scenario) -> f64 {
         self.queue.max as f64 / s.path.rtt as f64
+    }
+}
+
+/// Jain's index of any shares.
+pub fn jain(shares: impl Iterator<Item = f64>) -> f64 {
+    let (mut n, mut sum, mut squares) = (0.0, 0.0, 0.0);
+    for x in shares {
+        n += 1.0;
+        sum += x;
+        squares += x * x;
+    }
+    if squares > 0.0 {
+        sum * sum / (n * squares)
+    } else {
+        0.0
     }
 }
 
@@ -120,14 +134,23 @@ impl Tally {
         let sent = (self.sent - self.sent_at_warm).max(1) as f64;
         let mut queue = Percentiles::of(&mut self.waits);
         queue.max = self.max_wait;
-        let sessions = self
+        let got = |latency: &mut [Nanos], bytes: u64| SessionReport {
+            goodput: bytes as f64 / secs,
+            latency: Percentiles::of(latency),
+        };
+        let mut sessions = Vec::new();
+        let mut from = 0;
+        for session in &s.sessions {
+            let to = from + session.lanes.len();
+            let bytes = self.delivered[from..to].iter().sum();
+            sessions.push(got(&mut self.latency[from..to].concat(), bytes));
+            from = to;
+        }
+        let lanes = self
             .latency
             .iter_mut()
             .zip(&self.delivered)
-            .map(|(l, &bytes)| SessionReport {
-                goodput: bytes as f64 / secs,
-                latency: Percentiles::of(l),
-            })
+            .map(|(l, &bytes)| got(l, bytes))
             .collect();
         let mut all: Vec<Nanos> = self.latency.concat();
         Report {
@@ -141,6 +164,7 @@ impl Tally {
             queue,
             drops: (link.queue_drops - self.drops_at_warm) as f64 / sent,
             sessions,
+            lanes,
             curve: self.curve,
             frames: self.sent,
             pto: 0,

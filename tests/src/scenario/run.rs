@@ -118,8 +118,9 @@ struct Sim<'a> {
 pub fn run(s: &Scenario) -> Report {
     let mut senders = Vec::new();
     for (i, session) in s.sessions.iter().enumerate() {
+        let path = Sender::path(s, i);
         for lane in 0..session.lanes.len() {
-            senders.push(Sender::new(s, i, session, lane));
+            senders.push(Sender::new(s, i, lane, &path));
         }
     }
     let n = senders.len();
@@ -135,8 +136,8 @@ pub fn run(s: &Scenario) -> Report {
         tx_touched: Touched::new(n),
         rx_touched: Touched::new(n),
         tally: Tally {
-            latency: vec![Vec::new(); s.sessions.len()],
-            delivered: vec![0; s.sessions.len()],
+            latency: vec![Vec::new(); n],
+            delivered: vec![0; n],
             curve: vec![0; 100],
             ..Tally::default()
         },
@@ -214,8 +215,7 @@ impl Sim<'_> {
         self.rx_touched.take(lanes);
         let at = (self.now as u128 * 100 / self.s.end as u128) as usize;
         for &lane in lanes.iter() {
-            let session = self.senders[lane].session;
-            let latency = &mut self.tally.latency[session];
+            let latency = &mut self.tally.latency[lane];
             let r = &mut self.receivers[lane];
             let bytes = r.take(self.now, now, |ns| {
                 if warm {
@@ -225,7 +225,7 @@ impl Sim<'_> {
             self.tally.now.delivered += bytes;
             self.tally.curve[at] += bytes;
             if warm {
-                self.tally.delivered[session] += bytes;
+                self.tally.delivered[lane] += bytes;
             }
             if let Some((len, ack)) = r.ack(now, self.s.inflight_limit) {
                 self.tally.now.control += len;

@@ -4,7 +4,7 @@ use super::{AckOutcome, AckReject, LaneTx};
 use crate::base::limits::{MAX_DEFICITS, WINDOW_SLOTS};
 use crate::base::seq::class;
 use crate::base::{Bits96, Nanos};
-use crate::proto::cc::{AckSample, Controller};
+use crate::proto::path::LaneAck;
 use crate::wire::ack::Ack;
 
 /// Deficits above this are answered with the missing data itself: the report names it, and it costs
@@ -130,31 +130,30 @@ impl LaneTx {
             .on_ack(now, ack.largest_pn, ack.received, loss_delay);
         self.note_judged();
         self.repair.on_healed(self.loss.healed - healed);
-        let rate = self.log.on_acked(now, ack.largest_pn, fresh);
-        if let Some(sent_at) = rate.sent_at.filter(|_| advanced) {
+        let acked = self.log.on_acked(ack.largest_pn, fresh);
+        if let Some((sent_at, _)) = acked.sent.filter(|_| advanced) {
             let sample = now.saturating_sub(sent_at);
             let delay = u64::from(ack.delay_us) * 1000;
             out.rtt_sample = Some(self.rtt.update(sample, delay));
+            self.pacer.set_rtt(self.rtt.min());
         }
         out.lost_frames = lost;
         self.stats.lost_frames += lost;
         // A counter that runs backwards, or faster than frames do, is nonsense: ignore it.
         let ce = u64::from(ack.ce.wrapping_sub(self.ce));
         self.ce = ack.ce;
-        self.cc.on_ack(&AckSample {
+        let lane_ack = LaneAck {
             now,
-            delivered: self.log.delivered(),
-            prior_delivered: rate.prior_delivered,
-            acked_bytes: rate.acked_bytes,
+            acked_bytes: acked.bytes,
             acked_frames: fresh,
             lost_frames: lost,
             ce_frames: if ce <= fresh { ce } else { 0 },
             rtt: out.rtt_sample,
-            rate: rate.rate,
-            app_limited: rate.app_limited,
+            sent: acked.sent,
             prior_in_flight,
             in_flight: self.in_flight(),
-        });
+        };
+        self.path.on_ack(&lane_ack, self.log.bytes_sent());
     }
 
     pub(super) fn note_judged(&mut self) {

@@ -16,9 +16,9 @@ pub use types::{
 };
 
 use super::ahead::Ahead;
-use super::cc::{Cc, Controller};
 use super::loss::LossCounter;
 use super::pacer::Pacer;
+use super::path::{Path, PathLane};
 use super::rtt::RttEstimator;
 use super::sent::SentLog;
 use crate::base::limits::{FRAME_OVERHEAD, MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, WINDOW_SLOTS};
@@ -96,7 +96,7 @@ pub struct LaneTx {
     log: SentLog,
     loss: LossCounter,
     rtt: RttEstimator,
-    cc: Cc,
+    path: PathLane,
     pacer: Pacer,
     grant: Grant,
     blocked: Blocked,
@@ -110,8 +110,14 @@ pub struct LaneTx {
 }
 
 impl LaneTx {
-    /// A sender whose first slot is 0.
+    /// A sender whose first slot is 0, on a path of its own.
     pub fn new(cfg: LaneTxConfig) -> LaneTx {
+        LaneTx::on_path(cfg, PathLane::new(Path::new(&cfg.cc, 1), 0))
+    }
+
+    /// A sender whose first slot is 0, on a path that it shares; `cfg.cc` counts for nothing but
+    /// the round trip expected at first.
+    pub fn on_path(cfg: LaneTxConfig, path: PathLane) -> LaneTx {
         let window = u64::from(cfg.window_slots).clamp(1, WINDOW_SLOTS as u64);
         LaneTx {
             metas: [Meta::default(); WINDOW_SLOTS],
@@ -128,7 +134,7 @@ impl LaneTx {
             log: SentLog::new(u64::from(cfg.symbol_len) + FRAME_OVERHEAD as u64),
             loss: LossCounter::new(),
             rtt: RttEstimator::new(cfg.cc.initial_rtt),
-            cc: Cc::new(&cfg.cc),
+            path,
             pacer: Pacer::new(0),
             grant: Grant::default(),
             blocked: Blocked::Idle,
@@ -222,9 +228,9 @@ impl LaneTx {
         &self.rtt
     }
 
-    /// Congestion controller.
-    pub fn cc(&self) -> &Cc {
-        &self.cc
+    /// The lane's end of the path: rate, window, weight.
+    pub fn path(&self) -> &PathLane {
+        &self.path
     }
 
     /// Smoothed share of frames lost before FEC, 0..=1.
@@ -260,34 +266,39 @@ impl LaneTx {
                 } else {
                     Blocked::Idle
                 };
-                let in_flight = self.in_flight();
-                if in_flight < self.cc.cwnd() {
-                    self.log.on_app_limited(in_flight);
-                }
+                self.path.note(self.in_flight(), self.log.bytes_sent());
+                self.path.dry();
                 return None;
             }
         };
         let len = self.frame_len(slot);
         let in_flight = self.in_flight();
+        self.path.note(in_flight, self.log.bytes_sent());
+        let cwnd = self.path.cwnd();
         if in_flight > 0 {
             if in_flight + len > self.inflight_limit {
                 self.blocked = Blocked::Window;
-                self.log.on_app_limited(in_flight);
+                self.path.dry();
                 return None;
             }
-            if in_flight + len > self.cc.cwnd() {
+            if in_flight + len > cwnd {
                 self.blocked = Blocked::Window;
+                self.path.hungry();
                 return None;
             }
         }
-        if !self.pacer.ready(now, self.cc.pacing_rate()) {
+        if !self.pacer.ready(now, self.path.pacing_rate()) {
             self.blocked = Blocked::Pacer;
+            self.path.hungry();
             return None;
         }
         self.blocked = Blocked::No;
         if slot == self.cur && first {
-            let window = self.inflight_limit.min(self.cc.cwnd());
+            let window = self.inflight_limit.min(cwnd);
             let frames = (window.saturating_sub(in_flight) / len).min(self.pacer.frames_left(len));
+            // The lanes of other cores see at once what this one is about to send.
+            let sent = self.log.bytes_sent() + frames * len;
+            self.path.note(in_flight + frames * len, sent);
             self.grant = Grant {
                 slot,
                 at: now,
@@ -376,16 +387,17 @@ impl LaneTx {
     ) -> TxSymbol {
         let len = self.frame_len(slot);
         let idle = self.loss.in_flight(self.log.next_pn()) == 0;
-        if idle {
-            self.cc.on_idle_restart(now);
-        }
+        let idle = idle && self.path.restart(now);
         // Before the first sample each burst has its own entry, afterwards 128 share a round trip.
         let granularity = if self.rtt.has_sample() {
             self.rtt.smoothed() / 128
         } else {
             0
         };
-        let pn = self.log.on_sent(now, len, granularity, idle);
+        let path = &self.path;
+        let pn = self
+            .log
+            .on_sent(now, len, granularity, idle, || path.mark());
         self.pacer.on_sent(len);
         match kind {
             SymbolKind::First => self.stats.first += 1,

@@ -4,7 +4,7 @@ use super::{Blocked, LaneTx};
 use crate::base::Nanos;
 use crate::base::limits::{ACK_DELAY_NS, ACK_QUIET_NS, WINDOW_SLOTS};
 use crate::base::seq::class;
-use crate::proto::cc::{AckSample, Controller};
+use crate::proto::path::LaneAck;
 use crate::proto::rtt::MAX_PTO_NS;
 
 /// What the peer's acknowledgements may wait when sending stops in the middle of a slot, nanoseconds.
@@ -42,7 +42,7 @@ impl LaneTx {
     /// arrives; `now` or earlier means at once.
     pub fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
         let pace = match self.blocked {
-            Blocked::Pacer => Some(self.pacer.next_burst(self.cc.pacing_rate())),
+            Blocked::Pacer => Some(self.pacer.next_burst(self.path.pacing_rate())),
             Blocked::No if self.cur < self.next_slot || !self.owing.is_empty() => Some(now),
             _ => None,
         };
@@ -64,15 +64,14 @@ impl LaneTx {
                 self.stats.lost_frames += lost;
                 self.note_judged();
                 let in_flight = self.in_flight();
-                self.cc.on_ack(&AckSample {
+                let ack = LaneAck {
                     now,
-                    delivered: self.log.delivered(),
                     lost_frames: lost,
-                    app_limited: true,
                     prior_in_flight: in_flight,
                     in_flight,
-                    ..AckSample::default()
-                });
+                    ..LaneAck::default()
+                };
+                self.path.on_ack(&ack, self.log.bytes_sent());
             }
         }
         if self.slot_timer.is_some_and(|t| t <= now) {
@@ -95,7 +94,7 @@ impl LaneTx {
         self.stats.pto_fired += 1;
         self.pto_count = self.pto_count.saturating_add(1);
         self.pto_base = now;
-        self.cc.on_pto(self.pto_count);
+        self.path.on_pto(now, self.pto_count, self.rtt.smoothed());
         if incomplete {
             self.probes = if self.pto_count > 1 { 2 } else { 1 };
         } else {
