@@ -64,7 +64,7 @@ pub const ACK_EVERY_BYTES: u64 = 48 << 10;
 /// than the millisecond at which a slow sender is paced.
 pub const ACK_QUIET_NS: u64 = 1_500_000;
 /// And at the latest after this, nanoseconds.
-pub const ACK_MAX_DELAY_NS: u64 = 5_000_000;
+pub const ACK_MAX_DELAY_NS: u64 = 8_000_000;
 /// Default UDP port of the daemon; lane core `i` listens on `DEFAULT_PORT + i`.
 pub const DEFAULT_PORT: u16 = 9696;
 /// Most lane cores of one node (*wire*: ports are base..base+cores).

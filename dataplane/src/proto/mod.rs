@@ -15,6 +15,7 @@ pub mod sent;
 pub mod steer;
 
 mod ahead;
+mod flight;
 mod loss;
 #[cfg(test)]
 mod simtest;

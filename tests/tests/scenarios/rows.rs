@@ -219,6 +219,10 @@ fn odd(seed: u64) -> Vec<Row> {
             .floors(0.80, 0.08, 1.25)
             .repair_allowed(),
     );
+    // A socket of 8 MiB holds a fifteenth of what this path has under way.
+    let mut s = Scenario::new(seed, Path::new(10.0 * G, 100 * MS), 1500);
+    s.inflight_limit = (8 << 20) / s.sessions[0].lanes.len() as u32;
+    rows.push(Row::new("10G 100 ms, socket of 8 MiB", s));
     rows.push(rate_steps(seed));
     rows.push(blackhole(seed));
     let s = Scenario {

@@ -38,7 +38,6 @@ impl LaneTx {
         }
         self.stats.acks += 1;
         self.credit = self.credit.max(ack.credit);
-        self.inflight_limit = u64::from(ack.inflight_limit);
         let prior_in_flight = self.in_flight();
         let mut out = AckOutcome {
             acked_slots: self.complete(now, ack, &mut newly_complete),
@@ -48,6 +47,7 @@ impl LaneTx {
             self.take_numbers(now, ack, prior_in_flight, &mut out);
             self.take_reports(ack);
         }
+        self.inflight_limit = self.on_wire.limit(u64::from(ack.inflight_limit));
         // Any word from the peer ends the silence that backoff is for.
         self.pto_count = 0;
         self.pto_base = now;
@@ -136,6 +136,10 @@ impl LaneTx {
             let delay = u64::from(ack.delay_us) * 1000;
             out.rtt_sample = Some(self.rtt.update(sample, delay));
             self.pacer.set_rtt(self.rtt.min());
+        }
+        if self.rtt.has_sample() {
+            let min_rtt = self.rtt.min();
+            self.on_wire.on_delivered(now, acked.bytes, min_rtt);
         }
         out.lost_frames = lost;
         self.stats.lost_frames += lost;

@@ -16,6 +16,7 @@ pub use types::{
 };
 
 use super::ahead::Ahead;
+use super::flight::OnWire;
 use super::loss::LossCounter;
 use super::pacer::Pacer;
 use super::path::{Path, PathLane};
@@ -90,7 +91,9 @@ pub struct LaneTx {
     cur: u64,
     next_slot: u64,
     credit: u64,
+    /// The peer's limit and what is on the wire.
     inflight_limit: u64,
+    on_wire: OnWire,
     ahead: RepairAhead,
     repair: Ahead,
     log: SentLog,
@@ -129,6 +132,7 @@ impl LaneTx {
             next_slot: 0,
             credit: window,
             inflight_limit: u64::from(cfg.inflight_limit),
+            on_wire: OnWire::default(),
             ahead: cfg.repair_ahead,
             repair: Ahead::new(),
             log: SentLog::new(u64::from(cfg.symbol_len) + FRAME_OVERHEAD as u64),
