@@ -366,7 +366,11 @@ impl LaneRx {
         };
     }
 
-    fn is_open(&self, slot: u64) -> bool {
+    /// Whether a slot holds symbols but is not complete.
+    pub fn is_open(&self, slot: u64) -> bool {
+        if slot < self.base || slot >= self.seen_end {
+            return false;
+        }
         let c = class(slot, WINDOW_SLOTS);
         !self.complete.contains(c) && !self.slots[c].have.is_empty()
     }

@@ -16,6 +16,9 @@ use std::sync::Arc;
 /// Frames that a lane may send in one round, as in the engine.
 const TX_BUDGET: usize = 176;
 
+/// Slots of a lane that can hold repair symbols at once, see `stage::bufs_per_lane`.
+const REPAIR_SLOTS: usize = WINDOW_SLOTS / 6;
+
 /// Bytes on the wire and slots, from a point in time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count {
@@ -46,6 +49,10 @@ pub(crate) struct Receiver {
     pub(crate) rx: LaneRx,
     replay: ReplayWindow,
     released: u64,
+    /// Open slots that hold repair symbols.
+    with_repair: Vec<u64>,
+    /// Repair symbols that found no room.
+    pub(crate) refused: u64,
     /// Due time (of a message) or first transmission of slots not yet delivered, oldest first.
     pub(crate) begun: VecDeque<Nanos>,
     lens: VecDeque<u64>,
@@ -185,6 +192,8 @@ impl Receiver {
             }),
             replay: ReplayWindow::new(),
             released: 0,
+            with_repair: Vec::with_capacity(REPAIR_SLOTS),
+            refused: 0,
             begun: VecDeque::new(),
             lens: VecDeque::new(),
         }
@@ -192,9 +201,10 @@ impl Receiver {
 
     /// A frame that verified; `now` by the receiver's clock.
     pub(crate) fn on_symbol(&mut self, now: Nanos, s: &TxSymbol, ce: bool) {
-        if !self.replay.commit(s.pn) {
+        if !self.replay.check(s.pn) || !self.repair_room(s) {
             return;
         }
+        self.replay.commit(s.pn);
         if ce {
             self.rx.on_ce();
         }
@@ -206,6 +216,28 @@ impl Receiver {
             Admit::Duplicate => self.rx.duplicate(now, s.pn),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A lane core has room for the repair symbols of a sixth of its window's slots, and refuses those
+    /// of others.
+    fn repair_room(&mut self, s: &TxSymbol) -> bool {
+        let rx = &self.rx;
+        self.with_repair.retain(|&slot| rx.is_open(slot));
+        if s.index < s.k || self.with_repair.contains(&s.slot) {
+            return true;
+        }
+        let Admit::Store { slot, .. } = rx.admit(s.slot as u32, s.index, s.k, s.symbol_len) else {
+            return true;
+        };
+        if self.with_repair.len() >= REPAIR_SLOTS {
+            self.refused += 1;
+            return false;
+        }
+        // What completes its slot is used at once.
+        if rx.slot_have(slot).len() + 1 < usize::from(s.k) {
+            self.with_repair.push(slot);
+        }
+        true
     }
 
     /// The application takes what is complete; gives payload bytes. `true_now` is the sender's

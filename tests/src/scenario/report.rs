@@ -76,6 +76,8 @@ pub struct Report {
     pub pto: u64,
     /// Frames counted lost that arrived after all, in the whole run.
     pub late: u64,
+    /// Repair symbols that a receiver had no buffer for, in the whole run.
+    pub refused: u64,
 }
 
 impl Report {
@@ -169,6 +171,7 @@ impl Tally {
             frames: self.sent,
             pto: 0,
             late: 0,
+            refused: 0,
         }
     }
 }

@@ -148,9 +148,11 @@ pub fn run(s: &Scenario) -> Report {
         pto += x.tx.stats().pto_fired;
         late += x.tx.stats().late_frames;
     }
+    let refused = sim.receivers.iter().map(|r| r.refused).sum();
     Report {
         pto,
         late,
+        refused,
         ..sim.tally.report(s, &sim.ahead.stats)
     }
 }
