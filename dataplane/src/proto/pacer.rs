@@ -7,8 +7,8 @@ pub const SUPER_PACKET: u64 = 65_536;
 /// A stalled core may catch up on this much time at once, nanoseconds: shared cores lose slices
 /// of some hundred microseconds, and the bandwidth of that time should not be lost with them.
 const CATCH_UP_NS: u64 = 200_000;
-/// Bounds of the bucket, bytes.
-const BUCKET: std::ops::RangeInclusive<u64> = 2 * SUPER_PACKET..=16 * SUPER_PACKET;
+/// The bucket holds that, at least two bursts, and never more than this, bytes.
+const BUCKET: u64 = 16 * SUPER_PACKET;
 /// Slow senders release about this much time's worth at once rather than 64 KiB, nanoseconds: an eighth
 /// of the round trip within these bounds, since queues of short paths hold little.
 const QUANTUM_NS: std::ops::RangeInclusive<u64> = 125_000..=1_000_000;
@@ -58,8 +58,8 @@ impl Pacer {
             let fresh = bytes_in(rate, now - self.last);
             // Time advances only by what it bought: a slow rate polled often loses no fractions.
             if fresh > 0 {
-                let cap = bytes_in(rate, CATCH_UP_NS).clamp(*BUCKET.start(), *BUCKET.end());
-                self.tokens = (self.tokens + fresh as i64).min(cap as i64);
+                let cap = bytes_in(rate, CATCH_UP_NS).min(BUCKET) as i64;
+                self.tokens = (self.tokens + fresh as i64).min(cap.max(2 * self.quantum(rate)));
                 // `fresh` is at most 2^40, so the product may need more than 64 bits.
                 let paid = match fresh.checked_mul(1_000_000_000) {
                     Some(product) => product / rate.max(1),
@@ -139,6 +139,6 @@ mod tests {
             p.on_sent(1448);
             sent += 1448;
         }
-        assert!(sent <= BUCKET.end() + 1448 && sent >= 1_000_000);
+        assert!(sent <= BUCKET + 1448 && sent >= 1_000_000);
     }
 }

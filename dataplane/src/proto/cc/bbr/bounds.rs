@@ -16,6 +16,10 @@ const ECN_THRESHOLD: f64 = 0.5;
 const QUEUE_MIN_RTT_NS: Nanos = 900_000;
 /// What hosts may add to a round trip without its being called a queue, ns.
 const QUEUE_SLACK_NS: Nanos = 500_000;
+/// Share of the estimate below which two rounds of rates mean a slower path.
+const SLOWER: f64 = 0.75;
+/// Frames of a round with fewer of which its rate says little.
+const SURE_FRAMES: u64 = 32;
 /// A standing queue lowers the rate by at most this at once.
 const QUEUE_CUT: f64 = 0.5;
 /// Our own queue drains in so many times the time that what is in flight takes.
@@ -29,6 +33,8 @@ pub(super) struct Bounds {
     pub(super) inflight_lo: u64,
     pub(super) bw_lo: u64,
     bw_latest: u64,
+    /// Largest rate of the round before.
+    bw_last: u64,
     inflight_latest: u64,
     /// Smoothed share of marked frames, at rounds that had any.
     ecn_alpha: f64,
@@ -44,6 +50,8 @@ pub(super) struct Bounds {
     queue_seen: bool,
     /// What the rate was before a queue lowered it, and until when that must have shown.
     before_queue: Option<(u64, Nanos)>,
+    /// The rate was lowered since the last probing.
+    lowered: bool,
     /// Others hold the queue: it says nothing of the path's rate.
     contended: bool,
 }
@@ -55,6 +63,7 @@ impl Bounds {
             inflight_lo: u64::MAX,
             bw_lo: u64::MAX,
             bw_latest: 0,
+            bw_last: 0,
             inflight_latest: 0,
             ecn_alpha: 1.0,
             ecn_acked: 0,
@@ -65,6 +74,7 @@ impl Bounds {
             long_since: None,
             queue_seen: false,
             before_queue: None,
+            lowered: false,
             contended: false,
         }
     }
@@ -84,6 +94,7 @@ impl Bounds {
             self.queue_seen = false;
             self.round_rtt = [Nanos::MAX, self.round_rtt[0]];
             // The signals of the round begin with this very sample.
+            self.bw_last = self.bw_latest;
             (self.bw_latest, self.inflight_latest) = (0, 0);
         }
         self.round_rtt[0] = self.round_rtt[0].min(s.rtt.unwrap_or(Nanos::MAX));
@@ -142,6 +153,7 @@ impl Bounds {
     /// Probing begins: short-term bounds are lifted.
     pub(super) fn lift(&mut self) {
         (self.inflight_lo, self.bw_lo) = (u64::MAX, u64::MAX);
+        self.lowered = false;
     }
 }
 
@@ -163,6 +175,7 @@ impl Bbr {
             return;
         };
         if rtt < self.rtt() + self.rtt() / 4 + QUEUE_SLACK_NS / 2 {
+            // The rate was lowered for good, the flight only for that.
             self.bounds.before_queue = None;
         } else if s.now >= until {
             self.bounds.before_queue = None;
@@ -206,9 +219,15 @@ impl Bbr {
                 let until = s.now + DRAIN_TIMES * drains + self.rtt();
                 self.bounds.before_queue = Some((self.max_bandwidth(), until));
             }
-            let bw = bw.min(rate.max((bw as f64 * QUEUE_CUT) as u64));
-            self.bw = [bw; 2];
+            let sure = self.bounds.inflight_latest >= SURE_FRAMES * self.frame;
+            let bw = match sure {
+                true => bw.min(rate.max((bw as f64 * QUEUE_CUT) as u64)),
+                false => bw,
+            };
+            self.bw = [bw.min(self.bw[0]), bw.min(self.bw[1])];
+            let extra = self.extra.iter().copied().max().unwrap_or(0);
             let fits = self.bdp(bw, 1.0);
+            let fits = fits + extra.min(fits / 2);
             self.bounds.inflight_lo = self.bounds.inflight_lo.min(fits);
         }
     }

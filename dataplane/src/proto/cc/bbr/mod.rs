@@ -27,6 +27,8 @@ const DRAIN_GAIN: f64 = 0.5;
 /// Window over bandwidth-delay product, and while probing for more.
 const CWND_GAIN: f64 = 2.0;
 const UP_CWND_GAIN: f64 = 2.25;
+/// See [`Bbr::up_step`].
+const UP_FRAMES: u64 = 8;
 const PROBE_RTT_CWND_GAIN: f64 = 0.5;
 /// Paced this much below the estimate, so that queues drain.
 const PACING_MARGIN: f64 = 0.99;
@@ -298,11 +300,19 @@ impl Bbr {
         // With a queue standing, more of the same only lengthens it.
         let crowded = self.state == State::ProbeBw && self.probe.crowded;
         let over = if crowded { 0.0 } else { self.loss.sent_over() };
-        let rate = (gain * bw * PACING_MARGIN / (1.0 - over)) as u64;
+        let up = self.state == State::ProbeBw && self.probe.phase == Phase::Up;
+        let bw = gain * bw + if up { self.up_step() } else { 0.0 };
+        let rate = (bw * PACING_MARGIN / (1.0 - over)) as u64;
         let rate = rate.max(self.frame * 10);
         if self.filled || rate > self.pacing {
             self.pacing = rate;
         }
+    }
+
+    /// What probing up adds whatever the rate, so that a small share of a path grows faster than a
+    /// large one: so many frames a round trip.
+    fn up_step(&self) -> f64 {
+        (UP_FRAMES * self.frame) as f64 * 1e9 / self.rtt().max(MIN_MODEL_RTT_NS) as f64
     }
 
     /// Whether the pace is, and was a round trip and a half ago, a fifth or more below the path's

@@ -48,6 +48,8 @@ pub(super) struct Probe {
     up_rounds: u32,
     /// Rate at the last look while probing up, and whether it grew since the one before.
     up_bw: u64,
+    /// Round trip when it began.
+    up_rtt: Nanos,
     growing: bool,
     pub(super) crowded: bool,
     long_down: bool,
@@ -66,6 +68,7 @@ impl Probe {
             wait_rounds: WAIT_ROUNDS.1,
             up_rounds: 0,
             up_bw: 0,
+            up_rtt: 0,
             growing: false,
             crowded: false,
             long_down: false,
@@ -181,6 +184,7 @@ impl Bbr {
                 if round_start && spent >= self.rtt() {
                     self.probe.up_rounds = 0;
                     self.probe.up_bw = self.max_bandwidth();
+                    self.probe.up_rtt = s.rtt.unwrap_or(self.rtt());
                     // A new cycle: the filter forgets the one before last.
                     if !s.app_limited {
                         self.bw = [0, self.bw[0]];
@@ -218,7 +222,8 @@ impl Bbr {
         // What comes back in the first round was sent before.
         let tried = self.probe.up_rounds >= 3 && !self.probe.growing;
         let full = spent > self.rtt() && s.prior_in_flight >= self.bdp(bw, UP_GAIN);
-        let queue = self.rtt() + (self.rtt() / 5).max(super::MIN_MODEL_RTT_NS / 2);
+        // Only what this very probing added: others may have had a queue there before.
+        let queue = self.probe.up_rtt + (self.rtt() / 5).max(super::MIN_MODEL_RTT_NS / 2);
         let queued = s.rtt.is_some_and(|r| r > queue);
         if full && (tried || queued)
             || spent > UP_MAX_RTTS * self.rtt().max(super::MIN_MODEL_RTT_NS)
