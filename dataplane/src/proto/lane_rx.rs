@@ -17,6 +17,8 @@ const GAP_ACK_SPACING_NS: Nanos = 2_000_000;
 /// Data that has come since the last acknowledgement is at least this many times as long as that
 /// was: many reports make it several times longer.
 const ACK_SHARE: u64 = 300;
+/// Bytes that are worth one at the start of a lane.
+const ACK_FIRST_BYTES: u64 = 4096;
 
 /// What a lane's receiver needs to know at the start.
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +86,9 @@ pub struct LaneRx {
     ce: u32,
     complete_since_ack: u32,
     bytes_since_ack: u64,
-    /// Bytes that are worth an acknowledgement.
+    /// Bytes that are worth an acknowledgement, see [`LaneRx::worth`].
     ack_every: u64,
+    bytes: u64,
     last_ack_at: Option<Nanos>,
     due: Option<Nanos>,
     /// When the first data frame since the last acknowledgement arrived.
@@ -115,6 +118,7 @@ impl LaneRx {
             complete_since_ack: 0,
             bytes_since_ack: 0,
             ack_every: ACK_EVERY_BYTES,
+            bytes: 0,
             last_ack_at: None,
             due: None,
             first_unacked: None,
@@ -198,7 +202,7 @@ impl LaneRx {
         self.complete_since_ack += 1;
         if self.complete_since_ack >= ACK_EVERY_SLOTS {
             self.want_ack_at(now);
-        } else if self.base == self.seen_end || 2 * self.bytes_since_ack >= self.ack_every {
+        } else if self.base == self.seen_end || 2 * self.bytes_since_ack >= self.worth() {
             // Nothing is open, so nothing may follow; or it is worth it.
             self.want_ack_at(now.saturating_add(ACK_DELAY_NS));
         }
@@ -265,7 +269,8 @@ impl LaneRx {
         }
         self.received = (self.received + 1).min(self.largest_pn.saturating_add(1));
         self.bytes_since_ack += u64::from(len);
-        if self.bytes_since_ack >= self.ack_every {
+        self.bytes += u64::from(len);
+        if self.bytes_since_ack >= self.worth() {
             self.want_ack_at(now.saturating_add(ACK_DELAY_NS));
         }
         // A sender that waits in the middle of a slot shows by its silence.
@@ -274,8 +279,14 @@ impl LaneRx {
         self.quiet = Some(now.saturating_add(ACK_QUIET_NS).min(latest));
     }
 
+    /// Bytes since the last acknowledgement that are worth another. While little has come, the sender
+    /// has little in flight: then one lost acknowledgement must not be the only one.
+    fn worth(&self) -> u64 {
+        self.ack_every.min((self.bytes / 8).max(ACK_FIRST_BYTES))
+    }
+
     fn want_gap_ack(&mut self, now: Nanos) {
-        if self.bytes_since_ack >= self.ack_every {
+        if self.bytes_since_ack >= self.worth() {
             self.want_prompt_ack(now);
         } else {
             let spaced = self.last_ack_at.map_or(0, |t| t + GAP_ACK_SPACING_NS);
