@@ -68,6 +68,7 @@ mod tests {
         // A pause takes it back.
         w.on_delivered(2_000_000_000, 0, 20_500_000);
         w.on_delivered(4_000_000_000, 0, 20_500_000);
+        w.on_delivered(6_000_000_000, 0, 20_500_000);
         assert_eq!(w.limit(1 << 20), 1 << 20);
         w.on_delivered(u64::MAX, u64::MAX, u64::MAX);
         assert!(w.limit(u64::MAX) == u64::MAX);

@@ -130,7 +130,7 @@ fn bad_values_give_line_key_value_and_range() {
     let cases = [
         (
             "[session]\nlanes = 129",
-            "line 2: session.lanes is 129; allowed: 1 to 128",
+            "line 2: session.lanes is 129; allowed: \"auto\", or 1 to 128",
         ),
         ("[session]\nlanes = 0", "session.lanes is 0"),
         (
