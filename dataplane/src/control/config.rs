@@ -176,6 +176,8 @@ pub struct Session {
     pub lanes: Lanes,
     /// Slots of each lane that may be in flight.
     pub window_slots: usize,
+    /// Weights of the first lanes; the others have 1.
+    pub lane_weights: Vec<u32>,
     /// How long a part-filled slot waits for more data, microseconds.
     pub linger_us: u64,
     /// Silence after which a keepalive is sent, seconds.
@@ -189,6 +191,7 @@ impl Default for Session {
         Session {
             lanes: Lanes::Count(4),
             window_slots: limits::WINDOW_SLOTS,
+            lane_weights: Vec::new(),
             linger_us: limits::SLOT_LINGER_NS / 1_000,
             keepalive_s: limits::KEEPALIVE_NS / 1_000_000_000,
             idle_close_s: limits::IDLE_CLOSE_NS / 1_000_000_000,

@@ -59,6 +59,11 @@ impl Config {
             8,
             limits::WINDOW_SLOTS as u64,
         );
+        let weights = &session.lane_weights;
+        let good = |w: &u32| (1..=crate::proto::path::MAX_WEIGHT).contains(w);
+        if weights.len() > limits::MAX_LANES || !weights.iter().all(good) {
+            out.add("session.lane_weights", format!("is {weights:?}"));
+        }
         out.range("session.linger_us", session.linger_us, 0, 100_000);
         out.range("session.keepalive_s", session.keepalive_s, 1, 600);
         out.range("session.idle_close_s", session.idle_close_s, 2, 3_600);

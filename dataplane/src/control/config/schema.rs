@@ -68,6 +68,10 @@ pub(super) const SCHEMA: &[Section] = &[
         keys: &[
             ("lanes", "\"auto\", or 1 to 128"),
             ("window_slots", "8 to 96"),
+            (
+                "lane_weights",
+                "a list of numbers from 1 to 1000, one for each of the first lanes, such as [8, 1]",
+            ),
             ("linger_us", "0 to 100000 microseconds"),
             (
                 "keepalive_s",
@@ -105,7 +109,7 @@ pub(super) const SCHEMA: &[Section] = &[
         path: "cc",
         keys: &[(
             "mode",
-            "\"auto\", or \"fixed:\" and a rate such as \"fixed:10Gbit/s\"",
+            "\"auto\", \"cubic\", or \"fixed:\" and a rate such as \"fixed:10Gbit/s\"",
         )],
     },
     Section {

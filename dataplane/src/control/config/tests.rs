@@ -214,7 +214,11 @@ fn bad_values_give_line_key_value_and_range() {
             "[verify]\nlevel = \"strong\"",
             "allowed: \"fast\" or \"full\"",
         ),
-        ("[cc]\nmode = \"bbr\"", "`bbr` is no mode"),
+        ("[cc]\nmode = \"reno\"", "`reno` is no mode"),
+        (
+            "[session]\nlane_weights = [1, 0]",
+            "session.lane_weights is [1, 0]; allowed: a list",
+        ),
         ("[cc]\nmode = 10", "a bare 10 is ambiguous"),
         (
             "[fec]\nrepair = 33",

@@ -91,9 +91,11 @@ impl fmt::Display for ByteSize {
 /// How the sending rate of a path is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum CcMode {
-    /// By congestion control: safe on paths shared with others.
+    /// By a model of the path (BBRv3): safe on paths shared with others.
     #[default]
     Auto,
+    /// By loss (CUBIC), as most of TCP does: slow on paths that lose by themselves.
+    Cubic,
     /// A constant rate, for links that nobody else uses. `fixed:2.5GB/s`, `fixed:10Gbit/s`.
     Fixed {
         /// The rate, bytes on the wire per second.
@@ -105,8 +107,10 @@ impl FromStr for CcMode {
     type Err = String;
 
     fn from_str(s: &str) -> Result<CcMode, String> {
-        if s == "auto" {
-            return Ok(CcMode::Auto);
+        match s {
+            "auto" | "bbr" => return Ok(CcMode::Auto),
+            "cubic" => return Ok(CcMode::Cubic),
+            _ => {}
         }
         let rate = s.strip_prefix("fixed:").and_then(|r| {
             let r = r.trim().strip_suffix("/s").unwrap_or(r.trim());
@@ -115,7 +119,7 @@ impl FromStr for CcMode {
         match rate {
             Some(bytes_per_s) if bytes_per_s > 0 => Ok(CcMode::Fixed { bytes_per_s }),
             _ => Err(format!(
-                "`{s}` is no mode; write auto, or fixed: and a rate such as fixed:2.5GB/s or fixed:10Gbit/s"
+                "`{s}` is no mode; write auto, cubic, or fixed: and a rate such as fixed:2.5GB/s or fixed:10Gbit/s"
             )),
         }
     }
@@ -125,6 +129,7 @@ impl fmt::Display for CcMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             CcMode::Auto => f.write_str("auto"),
+            CcMode::Cubic => f.write_str("cubic"),
             CcMode::Fixed { bytes_per_s } => {
                 let (n, unit) = largest_exact(bytes_per_s, DECIMAL).unwrap_or((0, "B"));
                 write!(f, "fixed:{n}{unit}/s")
@@ -242,7 +247,7 @@ impl<'de> Deserialize<'de> for ByteSize {
 impl<'de> Deserialize<'de> for CcMode {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         d.deserialize_any(TextOrInt {
-            expecting: "\"auto\" or \"fixed:<rate>\"",
+            expecting: "\"auto\", \"cubic\" or \"fixed:<rate>\"",
             from_int: |n| Err(format!("a bare {n} is ambiguous; write \"fixed:{n}MB/s\"")),
             result: PhantomData,
         })
@@ -415,13 +420,16 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(CcMode::Fixed { bytes_per_s }));
         }
+        assert_eq!("bbr".parse(), Ok(CcMode::Auto));
+        assert_eq!("cubic".parse(), Ok(CcMode::Cubic));
+        assert_eq!(CcMode::Cubic.to_string(), "cubic");
         for bad in [
             "",
             "fixed",
             "fixed:",
             "fixed:0MB/s",
             "fixed:1GiB/s",
-            "bbr",
+            "reno",
             "AUTO",
         ] {
             assert!(

@@ -9,8 +9,9 @@ use crate::control::config::{
 use crate::crypto::base64;
 use crate::crypto::identity::{Identity, IdentityError, PublicKey};
 use crate::engine::topology::{Topology, TopologyError};
-use crate::engine::{BackendChoice, EngineConfig, FixedRate, StartError, SuiteChoice};
+use crate::engine::{BackendChoice, EngineConfig, StartError, SuiteChoice};
 use crate::obs::text;
+use crate::proto::CcKind;
 use crate::proto::manager::PeerConfig;
 use crate::service::{ReceiveRule, ServiceConfig};
 use crate::stage::{Lane, bufs_per_lane};
@@ -106,10 +107,12 @@ impl Plan {
         };
         engine.level = config.verify.level;
         engine.compression = config.compression.policy;
-        engine.fixed_rate = match config.cc.mode {
-            CcMode::Auto => None,
-            CcMode::Fixed { bytes_per_s } => Some(FixedRate { bytes_per_s }),
+        engine.congestion = match config.cc.mode {
+            CcMode::Auto => CcKind::Bbr,
+            CcMode::Cubic => CcKind::Cubic,
+            CcMode::Fixed { bytes_per_s } => CcKind::Fixed(bytes_per_s),
         };
+        engine.lane_weights = config.session.lane_weights.clone();
         engine.repair_ahead = match config.fec.repair {
             Repair::Auto => None,
             Repair::Ahead(n) => Some(n),
@@ -378,7 +381,7 @@ mod tests {
         let other = Identity::from_secret(&[2; 32]).public();
         let config = dir.config(&format!(
             "cores = 1\nport = 1234\nmtu = 9000\nbackend = \"udp\"\n[memory]\nbudget = \
-             \"1GiB\"\n[session]\nlanes = 3\nkeepalive_s = 5\nlinger_us = 0\n[crypto]\nsuite = \
+             \"1GiB\"\n[session]\nlanes = 3\nlane_weights = [4, 1]\nkeepalive_s = 5\nlinger_us = 0\n[crypto]\nsuite = \
              \"aegis-256x2\"\nprovider = \"aws-lc\"\n[verify]\nlevel = \"full\"\n[cc]\nmode = \"fixed:1GB/s\"\n[fec]\nrepair \
              = 4\n[[peer]]\nname = \"b\"\nkey = \"{other}\"\nendpoint = \
              \"127.0.0.1:9\"\n[[peer.recv]]\npath = \"/nonexistent/in\"\nmax_bytes = \"1GB\"\n"
@@ -393,10 +396,8 @@ mod tests {
         assert_eq!(e.provider.map(|p| p.name()), Some("aws-lc"));
         assert_eq!(e.suite, SuiteChoice::Aegis256x2);
         assert_eq!(
-            e.fixed_rate,
-            Some(FixedRate {
-                bytes_per_s: 1_000_000_000
-            })
+            (e.congestion, &e.lane_weights[..]),
+            (CcKind::Fixed(1_000_000_000), &[4, 1][..])
         );
         assert_eq!(
             e.peers[0].endpoint,

@@ -19,6 +19,7 @@ const CSS_ROUNDS: u32 = 5;
 /// Pace over window per round trip: twice in slow start, a fifth more later, as Linux does.
 const PACE: (f64, f64) = (2.0, 1.2);
 
+/// See the module's text.
 #[derive(Debug)]
 pub struct Cubic {
     frame: f64,

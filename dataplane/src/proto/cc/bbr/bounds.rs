@@ -16,8 +16,6 @@ const ECN_THRESHOLD: f64 = 0.5;
 const QUEUE_MIN_RTT_NS: Nanos = 900_000;
 /// What hosts may add to a round trip without its being called a queue, ns.
 const QUEUE_SLACK_NS: Nanos = 500_000;
-/// Share of the estimate below which two rounds of rates mean a slower path.
-const SLOWER: f64 = 0.75;
 /// Frames of a round with fewer of which its rate says little.
 const SURE_FRAMES: u64 = 32;
 /// A standing queue lowers the rate by at most this at once.
@@ -33,8 +31,6 @@ pub(super) struct Bounds {
     pub(super) inflight_lo: u64,
     pub(super) bw_lo: u64,
     bw_latest: u64,
-    /// Largest rate of the round before.
-    bw_last: u64,
     inflight_latest: u64,
     /// Smoothed share of marked frames, at rounds that had any.
     ecn_alpha: f64,
@@ -50,8 +46,6 @@ pub(super) struct Bounds {
     queue_seen: bool,
     /// What the rate was before a queue lowered it, and until when that must have shown.
     before_queue: Option<(u64, Nanos)>,
-    /// The rate was lowered since the last probing.
-    lowered: bool,
     /// Others hold the queue: it says nothing of the path's rate.
     contended: bool,
 }
@@ -63,7 +57,6 @@ impl Bounds {
             inflight_lo: u64::MAX,
             bw_lo: u64::MAX,
             bw_latest: 0,
-            bw_last: 0,
             inflight_latest: 0,
             ecn_alpha: 1.0,
             ecn_acked: 0,
@@ -74,7 +67,6 @@ impl Bounds {
             long_since: None,
             queue_seen: false,
             before_queue: None,
-            lowered: false,
             contended: false,
         }
     }
@@ -94,7 +86,6 @@ impl Bounds {
             self.queue_seen = false;
             self.round_rtt = [Nanos::MAX, self.round_rtt[0]];
             // The signals of the round begin with this very sample.
-            self.bw_last = self.bw_latest;
             (self.bw_latest, self.inflight_latest) = (0, 0);
         }
         self.round_rtt[0] = self.round_rtt[0].min(s.rtt.unwrap_or(Nanos::MAX));
@@ -153,7 +144,6 @@ impl Bounds {
     /// Probing begins: short-term bounds are lifted.
     pub(super) fn lift(&mut self) {
         (self.inflight_lo, self.bw_lo) = (u64::MAX, u64::MAX);
-        self.lowered = false;
     }
 }
 
@@ -175,7 +165,6 @@ impl Bbr {
             return;
         };
         if rtt < self.rtt() + self.rtt() / 4 + QUEUE_SLACK_NS / 2 {
-            // The rate was lowered for good, the flight only for that.
             self.bounds.before_queue = None;
         } else if s.now >= until {
             self.bounds.before_queue = None;
