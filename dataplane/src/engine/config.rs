@@ -164,7 +164,11 @@ impl EngineConfig {
                 self.window
             ));
         }
-        if let Some(w) = self.lane_weights.iter().find(|w| !(1..=MAX_WEIGHT).contains(*w)) {
+        if let Some(w) = self
+            .lane_weights
+            .iter()
+            .find(|w| !(1..=MAX_WEIGHT).contains(*w))
+        {
             return bad(format!(
                 "a lane of weight {w}; 1 to {MAX_WEIGHT} are possible"
             ));
