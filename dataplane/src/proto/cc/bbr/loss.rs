@@ -24,7 +24,7 @@ const MEASURE_FRAMES: u64 = 500;
 const NEAR: u64 = 4;
 /// A queue shows in round trips where it lengthens them by this share and time, nanoseconds, which is
 /// more than delayed acknowledgements do.
-const SHOWS: (u64, Nanos) = (8, 250_000);
+const SHOWS: (u64, Nanos) = (12, 150_000);
 /// What is believed of a path whose queue does not show.
 const UNSEEN_MAX: f64 = 0.06;
 /// Loss below which there is nothing to tell apart.

@@ -26,6 +26,7 @@ const STARTUP_GAIN: f64 = 2.77;
 const DRAIN_GAIN: f64 = 0.5;
 /// Rounds without growth that end startup, in quarters: one with a queue counts whole.
 const FULL_ROUNDS: u32 = 12;
+const MAX_BOOST: f64 = 8.0;
 /// Window over bandwidth-delay product, and while probing for more.
 const CWND_GAIN: f64 = 2.0;
 const UP_CWND_GAIN: f64 = 2.25;
@@ -71,6 +72,8 @@ pub struct Bbr {
     full_bw: u64,
     full_rounds: u32,
     filled: bool,
+    /// Startup's window grows by this where the rate does not and no queue says why.
+    boost: f64,
     drain_at: Nanos,
     probe: Probe,
     bounds: Bounds,
@@ -116,6 +119,7 @@ impl Bbr {
             full_bw: 0,
             full_rounds: 0,
             filled: false,
+            boost: 1.0,
             drain_at: 0,
             probe: Probe::new(cfg.seed),
             bounds: Bounds::new(),
@@ -169,12 +173,13 @@ impl Bbr {
         let Some(rtt) = self.min_rtt else {
             return self.cwnd;
         };
+        let gain = if self.filled { gain } else { gain * self.boost };
         let bdp = self.bdp(self.bandwidth(), gain);
         // A short path's window is sized for what delays the hosts.
         let bdp = (bdp as u128 * u128::from(rtt.max(MIN_MODEL_RTT_NS)) / u128::from(rtt.max(1)))
             .min(1 << 50) as u64;
         let extra = match self.filled {
-            true => self.extra.iter().copied().max().unwrap_or(0).min(bdp / 2),
+            true => self.extra.iter().copied().max().unwrap_or(0).min(bdp),
             false => 0,
         };
         bdp + extra + 2 * self.quantum()
@@ -245,6 +250,10 @@ impl Bbr {
             .rtt
             .is_some_and(|r| r > self.rtt() + self.rtt() / 8 + MIN_MODEL_RTT_NS / 2);
         self.full_rounds += if queue { 4 } else { 1 };
+        if !queue {
+            // More in flight tells which it is.
+            self.boost = (self.boost * 1.25).min(MAX_BOOST);
+        }
         self.filled = self.full_rounds >= FULL_ROUNDS;
     }
 
