@@ -250,7 +250,10 @@ impl Bbr {
             .rtt
             .is_some_and(|r| r > self.rtt() + self.rtt() / 8 + MIN_MODEL_RTT_NS / 2);
         self.full_rounds += if queue { 4 } else { 1 };
-        if !queue {
+        if queue {
+            self.boost = 1.0;
+            self.cwnd = self.cwnd.min(self.target(CWND_GAIN));
+        } else if self.full_rounds > 1 {
             // More in flight tells which it is.
             self.boost = (self.boost * 1.25).min(MAX_BOOST);
         }
