@@ -81,7 +81,11 @@ fn lanes_share_by_weight() {
     for rtt in [MS, 20 * MS] {
         let r = run(&scenario(Path::new(G, rtt), vec![Session::bulk(4)], 30));
         let j = jain(r.lanes.iter().map(|l| l.goodput));
-        println!("4 lanes, {} ms: Jain {j:.4}, Mb/s {:?}", rtt / MS, megabits(&r));
+        println!(
+            "4 lanes, {} ms: Jain {j:.4}, Mb/s {:?}",
+            rtt / MS,
+            megabits(&r)
+        );
         assert!(j >= 0.95, "rtt {rtt}");
         assert!(r.share > 0.93, "rtt {rtt}: {}", r.share);
 

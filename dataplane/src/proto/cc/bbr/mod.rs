@@ -35,6 +35,8 @@ const UP_FRAMES: u64 = 8;
 const PROBE_RTT_CWND_GAIN: f64 = 0.5;
 /// Paced this much below the estimate, so that queues drain.
 const PACING_MARGIN: f64 = 0.99;
+/// Rates are smoothed over a round trip, and over this at most, nanoseconds.
+const SMOOTH_NS: Nanos = 2_000_000;
 /// Rounds that the filter of aggregated acknowledgements remembers.
 const EXTRA_ROUNDS: usize = 10;
 /// The window is sized for at least this round trip, nanoseconds: below it, what delays an answer
@@ -64,6 +66,9 @@ pub struct Bbr {
     frame: u64,
     /// Largest delivery rate in this probing cycle and the one before.
     bw: [u64; 2],
+    /// Delivery rate, smoothed over [`SMOOTH_NS`] at most.
+    rate: f64,
+    rate_at: Nanos,
     next_round_delivered: u64,
     min_rtt: Option<Nanos>,
     min_rtt_at: Nanos,
@@ -112,6 +117,8 @@ impl Bbr {
             state: State::Startup,
             frame: cfg.frame.max(1),
             bw: [0; 2],
+            rate: 0.0,
+            rate_at: 0,
             next_round_delivered: 0,
             min_rtt: None,
             min_rtt_at: 0,
@@ -199,9 +206,18 @@ impl Bbr {
     }
 
     fn update_bandwidth(&mut self, s: &AckSample) {
-        if let Some(rate) = s.rate
-            && (!s.app_limited || rate > self.max_bandwidth())
-        {
+        let Some(rate) = s.rate else { return };
+        // Acknowledgements in lumps, of several lanes at that, scatter the rates of short paths: the
+        // largest of them would be far too much.
+        let span = self.rtt().min(SMOOTH_NS);
+        let weight = match self.filled {
+            true => s.now.saturating_sub(self.rate_at) as f64 / span.max(1) as f64,
+            false => 1.0,
+        };
+        self.rate_at = s.now;
+        self.rate += (rate as f64 - self.rate) * weight.min(1.0);
+        let rate = self.rate as u64;
+        if !s.app_limited || rate > self.max_bandwidth() {
             self.bw[0] = self.bw[0].max(rate);
         }
     }
