@@ -216,7 +216,7 @@ impl Bbr {
             self.bw = [bw.min(self.bw[0]), bw.min(self.bw[1])];
             let extra = self.extra.iter().copied().max().unwrap_or(0);
             let fits = self.bdp(bw, 1.0);
-            let fits = fits + extra.min(fits / 2);
+            let fits = fits + extra.min(fits);
             self.bounds.inflight_lo = self.bounds.inflight_lo.min(fits);
         }
     }

@@ -24,6 +24,9 @@ use probe::{Phase, Probe};
 /// 4 ln 2: doubles the rate each round.
 const STARTUP_GAIN: f64 = 2.77;
 const DRAIN_GAIN: f64 = 0.5;
+/// Rounds without growth that end startup, in quarters: one with a queue counts whole.
+const FULL_ROUNDS: u32 = 12;
+const MAX_BOOST: f64 = 8.0;
 /// Window over bandwidth-delay product, and while probing for more.
 const CWND_GAIN: f64 = 2.0;
 const UP_CWND_GAIN: f64 = 2.25;
@@ -32,6 +35,8 @@ const UP_FRAMES: u64 = 8;
 const PROBE_RTT_CWND_GAIN: f64 = 0.5;
 /// Paced this much below the estimate, so that queues drain.
 const PACING_MARGIN: f64 = 0.99;
+/// Rates are smoothed over a round trip, and over this at most, nanoseconds.
+const SMOOTH_NS: Nanos = 2_000_000;
 /// Rounds that the filter of aggregated acknowledgements remembers.
 const EXTRA_ROUNDS: usize = 10;
 /// The window is sized for at least this round trip, nanoseconds: below it, what delays an answer
@@ -61,6 +66,9 @@ pub struct Bbr {
     frame: u64,
     /// Largest delivery rate in this probing cycle and the one before.
     bw: [u64; 2],
+    /// Delivery rate, smoothed over [`SMOOTH_NS`] at most.
+    rate: f64,
+    rate_at: Nanos,
     next_round_delivered: u64,
     min_rtt: Option<Nanos>,
     min_rtt_at: Nanos,
@@ -69,6 +77,8 @@ pub struct Bbr {
     full_bw: u64,
     full_rounds: u32,
     filled: bool,
+    /// Startup's window grows by this where the rate does not and no queue says why.
+    boost: f64,
     drain_at: Nanos,
     probe: Probe,
     bounds: Bounds,
@@ -107,6 +117,8 @@ impl Bbr {
             state: State::Startup,
             frame: cfg.frame.max(1),
             bw: [0; 2],
+            rate: 0.0,
+            rate_at: 0,
             next_round_delivered: 0,
             min_rtt: None,
             min_rtt_at: 0,
@@ -114,6 +126,7 @@ impl Bbr {
             full_bw: 0,
             full_rounds: 0,
             filled: false,
+            boost: 1.0,
             drain_at: 0,
             probe: Probe::new(cfg.seed),
             bounds: Bounds::new(),
@@ -167,12 +180,13 @@ impl Bbr {
         let Some(rtt) = self.min_rtt else {
             return self.cwnd;
         };
+        let gain = if self.filled { gain } else { gain * self.boost };
         let bdp = self.bdp(self.bandwidth(), gain);
         // A short path's window is sized for what delays the hosts.
         let bdp = (bdp as u128 * u128::from(rtt.max(MIN_MODEL_RTT_NS)) / u128::from(rtt.max(1)))
             .min(1 << 50) as u64;
         let extra = match self.filled {
-            true => self.extra.iter().copied().max().unwrap_or(0).min(bdp / 2),
+            true => self.extra.iter().copied().max().unwrap_or(0).min(bdp),
             false => 0,
         };
         bdp + extra + 2 * self.quantum()
@@ -192,9 +206,18 @@ impl Bbr {
     }
 
     fn update_bandwidth(&mut self, s: &AckSample) {
-        if let Some(rate) = s.rate
-            && (!s.app_limited || rate > self.max_bandwidth())
-        {
+        let Some(rate) = s.rate else { return };
+        // Acknowledgements in lumps, of several lanes at that, scatter the rates of short paths: the
+        // largest of them would be far too much.
+        let span = self.rtt().min(SMOOTH_NS);
+        let weight = match self.filled {
+            true => s.now.saturating_sub(self.rate_at) as f64 / span.max(1) as f64,
+            false => 1.0,
+        };
+        self.rate_at = s.now;
+        self.rate += (rate as f64 - self.rate) * weight.min(1.0);
+        let rate = self.rate as u64;
+        if !s.app_limited || rate > self.max_bandwidth() {
             self.bw[0] = self.bw[0].max(rate);
         }
     }
@@ -217,10 +240,15 @@ impl Bbr {
         *slot = (*slot).max(extra);
     }
 
-    /// Startup ends after three rounds without a quarter more, or with one that loses or is marked
-    /// as only an overrun path does.
+    /// Startup ends after three rounds with a queue and without a quarter more, or one that also loses or is marked as
+    /// only an overrun path does. While the rate still grows, no loss ends it: it is the path's own.
     fn check_full(&mut self, s: &AckSample, congested: bool) {
         if self.filled {
+            return;
+        }
+        let bw = self.max_bandwidth();
+        if bw as f64 >= self.full_bw as f64 * 1.25 {
+            (self.full_bw, self.full_rounds) = (bw, 0);
             return;
         }
         if congested {
@@ -228,17 +256,24 @@ impl Bbr {
             self.bounds.after_startup(s);
             return;
         }
-        let bw = self.max_bandwidth();
         // With more in flight than the path holds the sender cannot have been the limit.
         if s.app_limited && s.prior_in_flight < self.bdp(bw, 1.25) {
             return;
         }
-        if bw as f64 >= self.full_bw as f64 * 1.25 {
-            (self.full_bw, self.full_rounds) = (bw, 0);
-            return;
+        // A path that is full has a queue. Without one, lost acknowledgements or busy hosts may be
+        // what keeps the rate down.
+        let queue = s
+            .rtt
+            .is_some_and(|r| r > self.rtt() + self.rtt() / 8 + MIN_MODEL_RTT_NS / 2);
+        self.full_rounds += if queue { 4 } else { 1 };
+        if queue {
+            self.boost = 1.0;
+            self.cwnd = self.cwnd.min(self.target(CWND_GAIN));
+        } else if self.full_rounds > 1 {
+            // More in flight tells which it is.
+            self.boost = (self.boost * 1.25).min(MAX_BOOST);
         }
-        self.full_rounds += 1;
-        self.filled = self.full_rounds >= 3;
+        self.filled = self.full_rounds >= FULL_ROUNDS;
     }
 
     fn update_min_rtt(&mut self, s: &AckSample) {
