@@ -20,6 +20,10 @@ const EPOCH_LOSSES: u64 = 20;
 const FEW: u64 = 6;
 /// Frames of one measurement: at 5 % its standard deviation is a fifth.
 const MEASURE_FRAMES: u64 = 500;
+/// A figure that was not confirmed for so many rounds fades by this share a round: with a queue that
+/// never drains it may have been wrong.
+const CONFIRM_ROUNDS: u32 = 16;
+const FADE: f64 = 0.9;
 /// Share of the queue seen below which a round trip is near the shortest.
 const NEAR: u64 = 4;
 /// A queue shows in round trips where it lengthens them by this share and time, nanoseconds, which is
@@ -50,6 +54,8 @@ pub(super) struct PathLoss {
     slow: [f64; 2],
     measuring: (u64, u64),
     measured: bool,
+    /// Rounds since the last measurement.
+    unseen: u32,
     /// Longest round trip in this probing cycle and the one before, and whether the last one was near
     /// the shortest.
     longest: [Nanos; 2],
@@ -72,6 +78,7 @@ impl PathLoss {
             slow: [0.0; 2],
             measuring: (0, 0),
             measured: false,
+            unseen: 0,
             longest: [0; 2],
             near: false,
             shows: false,
@@ -138,6 +145,11 @@ impl PathLoss {
         self.acked += s.acked_frames;
         self.lost += s.lost_frames;
         self.measure(s, slow, min_rtt);
+        self.unseen = self.unseen.saturating_add(u32::from(round_start));
+        if round_start && self.unseen > CONFIRM_ROUNDS {
+            self.quiet *= FADE;
+            self.deviation *= FADE;
+        }
         let all = self.acked + self.lost;
         let enough = all >= EPOCH_FRAMES || self.lost >= EPOCH_LOSSES;
         if !round_start || !enough {
@@ -201,6 +213,7 @@ impl PathLoss {
         let rate = *lost as f64 / all as f64;
         self.measuring = (0, 0);
         self.measured = true;
+        self.unseen = 0;
         if self.shows {
             self.deviation += ((rate - self.quiet).abs() - self.deviation) / 8.0;
             self.quiet += (rate - self.quiet) / 4.0;
