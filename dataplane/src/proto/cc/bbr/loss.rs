@@ -35,8 +35,6 @@ const UNSEEN_MAX: f64 = 0.06;
 const LOSSY: f64 = 0.005;
 /// The path's own loss is believed up to this: more is congestion, whoever causes it.
 const BASE_MAX: f64 = 0.4;
-/// Startup's figure is believed up to this: its first epoch may have overrun the path already.
-const STARTUP_MAX: f64 = 0.1;
 /// It is sent over up to this: a fifth, where BBR's own probing stops growing.
 const SENT_OVER_MAX: f64 = 0.2;
 
@@ -170,7 +168,7 @@ impl PathLoss {
         let congested = rate > limit && self.lost >= FEW && !first;
         self.recent += (rate - self.recent) / 4.0;
         if self.in_startup {
-            let before = self.startup.unwrap_or(STARTUP_MAX);
+            let before = self.startup.unwrap_or(BASE_MAX);
             self.startup = Some(before.min(rate));
         }
         self.restart();
@@ -259,10 +257,12 @@ mod tests {
         assert!((0.04..0.06).contains(&l.base()), "{}", l.base());
         assert!(!feed(&mut l, 5, 50, 20, false));
         assert!(feed(&mut l, 1, 300, 30, false));
-        // However long it goes on.
-        feed(&mut l, 100, 300, 30, false);
+        // It does not become the path's however long it goes on, and what nothing confirms fades.
+        feed(&mut l, 10, 300, 30, false);
         assert!((0.04..0.06).contains(&l.base()), "{}", l.base());
-        assert!(feed(&mut l, 1, 300, 30, false));
+        feed(&mut l, 100, 300, 30, false);
+        assert!(l.base() < 0.001, "{}", l.base());
+        assert!(feed(&mut l, 1, 100, 30, false));
         // It is gone again when it is.
         feed(&mut l, 30, 0, 20, false);
         assert!(l.base() < 0.001);
