@@ -20,6 +20,10 @@ const EPOCH_LOSSES: u64 = 20;
 const FEW: u64 = 6;
 /// Frames of one measurement: at 5 % its standard deviation is a fifth.
 const MEASURE_FRAMES: u64 = 500;
+/// A figure that was not confirmed for so many rounds fades by this share a round: with a queue that
+/// never drains it may have been wrong.
+const CONFIRM_ROUNDS: u32 = 16;
+const FADE: f64 = 0.9;
 /// Share of the queue seen below which a round trip is near the shortest.
 const NEAR: u64 = 4;
 /// A queue shows in round trips where it lengthens them by this share and time, nanoseconds, which is
@@ -31,8 +35,6 @@ const UNSEEN_MAX: f64 = 0.06;
 const LOSSY: f64 = 0.005;
 /// The path's own loss is believed up to this: more is congestion, whoever causes it.
 const BASE_MAX: f64 = 0.4;
-/// Startup's figure is believed up to this: its first epoch may have overrun the path already.
-const STARTUP_MAX: f64 = 0.1;
 /// It is sent over up to this: a fifth, where BBR's own probing stops growing.
 const SENT_OVER_MAX: f64 = 0.2;
 
@@ -50,6 +52,8 @@ pub(super) struct PathLoss {
     slow: [f64; 2],
     measuring: (u64, u64),
     measured: bool,
+    /// Rounds since the last measurement.
+    unseen: u32,
     /// Longest round trip in this probing cycle and the one before, and whether the last one was near
     /// the shortest.
     longest: [Nanos; 2],
@@ -72,6 +76,7 @@ impl PathLoss {
             slow: [0.0; 2],
             measuring: (0, 0),
             measured: false,
+            unseen: 0,
             longest: [0; 2],
             near: false,
             shows: false,
@@ -138,6 +143,11 @@ impl PathLoss {
         self.acked += s.acked_frames;
         self.lost += s.lost_frames;
         self.measure(s, slow, min_rtt);
+        self.unseen = self.unseen.saturating_add(u32::from(round_start));
+        if round_start && self.unseen > CONFIRM_ROUNDS {
+            self.quiet *= FADE;
+            self.deviation *= FADE;
+        }
         let all = self.acked + self.lost;
         let enough = all >= EPOCH_FRAMES || self.lost >= EPOCH_LOSSES;
         if !round_start || !enough {
@@ -158,7 +168,7 @@ impl PathLoss {
         let congested = rate > limit && self.lost >= FEW && !first;
         self.recent += (rate - self.recent) / 4.0;
         if self.in_startup {
-            let before = self.startup.unwrap_or(STARTUP_MAX);
+            let before = self.startup.unwrap_or(BASE_MAX);
             self.startup = Some(before.min(rate));
         }
         self.restart();
@@ -201,6 +211,7 @@ impl PathLoss {
         let rate = *lost as f64 / all as f64;
         self.measuring = (0, 0);
         self.measured = true;
+        self.unseen = 0;
         if self.shows {
             self.deviation += ((rate - self.quiet).abs() - self.deviation) / 8.0;
             self.quiet += (rate - self.quiet) / 4.0;
@@ -246,10 +257,12 @@ mod tests {
         assert!((0.04..0.06).contains(&l.base()), "{}", l.base());
         assert!(!feed(&mut l, 5, 50, 20, false));
         assert!(feed(&mut l, 1, 300, 30, false));
-        // However long it goes on.
-        feed(&mut l, 100, 300, 30, false);
+        // It does not become the path's however long it goes on, and what nothing confirms fades.
+        feed(&mut l, 10, 300, 30, false);
         assert!((0.04..0.06).contains(&l.base()), "{}", l.base());
-        assert!(feed(&mut l, 1, 300, 30, false));
+        feed(&mut l, 100, 300, 30, false);
+        assert!(l.base() < 0.001, "{}", l.base());
+        assert!(feed(&mut l, 1, 100, 30, false));
         // It is gone again when it is.
         feed(&mut l, 30, 0, 20, false);
         assert!(l.base() < 0.001);

@@ -10,6 +10,9 @@
 //! its share of the window whatever the others have in flight, and beyond it what they leave. So a
 //! lane with little to send holds nothing back, and is not held up by a bulk lane beside it.
 
+#[cfg(test)]
+mod tests;
+
 use super::cc::{AckSample, Cc, CcConfig, Controller};
 use super::sent::Mark;
 use crate::base::Nanos;
