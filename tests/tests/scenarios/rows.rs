@@ -18,10 +18,10 @@ goodput: payload delivered in order over rate x (1 - loss) less headers. overhea
 ways beyond first transmissions of data, over these; control is its part for acknowledgements. latency:
 from a slot's first symbol to its delivery in order. queue: largest wait for the bottleneck over the
 round trip. repair, resent: symbols. Figures begin after 30 round trips.
-Floors: 95, 90, 80 % at up to 0.1, 1, 5 % loss and overhead at most 1.5 x loss + 1 %; 95 % without loss,
-with no repair symbol and overhead below 1 %; queue below 1.25 BDP where the sender is alone and the
-path is longer than its hosts' scheduling (from 1 ms). Other floors: the measured figure less a
-twentieth, for what no bound is set.";
+Floors: 95 % without loss and at 0.1 %, 92 at 1 %, 90 at 5 %, where the bounds that were set are 95, 90, 80;
+overhead at most 1.5 x loss + 1 %, and without loss no repair symbol; queue below 1.25 BDP where the
+path is longer than its hosts' scheduling (from 1 ms). Rows with floors of their own (shallow queues,
+policer, rate steps, blackhole, long bursts) have what was measured less about a twentieth.";
 
 pub struct Row {
     pub name: String,
@@ -43,8 +43,8 @@ impl Row {
             name: name.into(),
             least: match loss {
                 p if p <= 0.0011 => 0.95,
-                p if p <= 0.011 => 0.90,
-                _ => 0.80,
+                p if p <= 0.011 => 0.92,
+                _ => 0.90,
             },
             most_overhead: loss * 1.5 + 0.01,
             most_queue: 1.25,
@@ -171,10 +171,12 @@ fn odd(seed: u64) -> Vec<Row> {
     let mut rows = Vec::new();
     for (loss, mean) in [(0.001, 5.0), (0.01, 10.0), (0.05, 10.0), (0.01, 100.0)] {
         let s = base(seed, |p| p.loss = Loss::bursts(loss, mean));
-        rows.push(Row::new(
-            format!("bursts of {mean}, loss {} %", loss * 100.0),
-            s,
-        ));
+        let row = Row::new(format!("bursts of {mean}, loss {} %", loss * 100.0), s);
+        // So few long bursts that what is lost in a run is not what is lost in the long run.
+        rows.push(match mean {
+            100.0 => row.floors(0.88, 0.025, 1.25),
+            _ => row,
+        });
     }
     for (share, by) in [(0.01, MS), (0.1, 5 * MS), (0.5, MS / 2), (0.02, 15 * MS)] {
         let s = base(seed, |p| (p.reorder, p.reorder_by) = (share, by));
@@ -208,7 +210,7 @@ fn odd(seed: u64) -> Vec<Row> {
         let s = base(seed, |p| p.shaper = Shaper::TailDrop(p.bdp() / share));
         rows.push(
             Row::new(format!("queue of 1/{share} BDP"), s)
-                .floors(0.85, 0.05, 1.25)
+                .floors(0.88, 0.03, 1.25)
                 .repair_allowed(),
         );
     }
@@ -249,7 +251,7 @@ fn rate_steps(seed: u64) -> Row {
     (s.warm, s.end) = (SEC, 8 * SEC);
     // The fall to a quarter finds a flight of four times the new product.
     Row::new("rate steps 10, 2.5, 10, 5G", s)
-        .floors(0.85, 0.05, 8.0)
+        .floors(0.90, 0.02, 7.0)
         .repair_allowed()
 }
 
@@ -259,7 +261,7 @@ fn blackhole(seed: u64) -> Row {
     let mut s = Scenario::new(seed, path, 1500);
     (s.warm, s.end) = (SEC, 17 * SEC);
     Row::new("blackhole of 10 s", s)
-        .floors(0.75, 0.10, 1.25)
+        .floors(0.86, 0.02, 1.25)
         .repair_allowed()
 }
 
