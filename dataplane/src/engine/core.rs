@@ -1,6 +1,7 @@
 //! One lane core: a backend, the lanes it owns, and one step of work.
 
 use super::command::{CoreCommand, CoreEvent};
+use super::turns::{TURN_FRAMES, Turns};
 use crate::backend::{Backend, Burst};
 use crate::base::Nanos;
 use crate::base::clock::Clock;
@@ -15,10 +16,6 @@ use std::sync::atomic::Ordering;
 
 /// Bursts taken from the backend in one step.
 const RX_BATCH: usize = 64;
-/// Frames that one lane may send in one step: a few GSO super-packets, so that a step stays short.
-const TX_BUDGET: usize = 176;
-/// What a lane of the largest weight may send in one step is as many frames of this length at least.
-const MIN_QUANTUM: usize = 1500;
 /// Sessions of a node; the low byte of an index is its place in the table.
 const TABLE: usize = 256;
 const NO_LANE: u16 = u16::MAX;
@@ -44,18 +41,13 @@ pub struct Core<B: Backend> {
     table: Vec<Option<Box<Entry>>>,
     lanes: Vec<Option<Box<Lane>>>,
     local_index: Vec<u32>,
-    /// Bytes that each lane may send before the next turn gives it more (deficit round robin).
-    deficits: Vec<i64>,
-    /// Largest weight of a lane here, and bytes of the longest frame.
-    heaviest: u32,
-    longest: usize,
+    turns: Turns,
     commands: Receiver<CoreCommand>,
     events: Sender<CoreEvent>,
     stats: Arc<ThreadStats>,
     fec: Fec,
     bursts: Vec<Burst>,
     scratch: Box<[u8; MAX_SYMBOL_LEN]>,
-    next_lane: usize,
     status_at: Nanos,
     stop: bool,
     stage_clock: Clock,
@@ -81,16 +73,13 @@ impl<B: Backend> Core<B> {
             table: (0..TABLE).map(|_| None).collect(),
             lanes: Vec::new(),
             local_index: Vec::new(),
-            deficits: Vec::new(),
-            heaviest: 1,
-            longest: MIN_QUANTUM,
+            turns: Turns::new(),
             commands,
             events,
             stats,
             fec: Fec::detect(),
             bursts: Vec::with_capacity(RX_BATCH),
             scratch: Box::new([0; MAX_SYMBOL_LEN]),
-            next_lane: 0,
             status_at: 0,
             stop: false,
             stage_clock: Clock::start(),
@@ -186,7 +175,6 @@ impl<B: Backend> Core<B> {
             None => {
                 self.lanes.push(None);
                 self.local_index.push(0);
-                self.deficits.push(0);
                 self.lanes.len() - 1
             }
         };
@@ -204,19 +192,13 @@ impl<B: Backend> Core<B> {
         }
         self.lanes[place] = Some(lane);
         self.local_index[place] = local_index;
-        self.deficits[place] = 0;
+        self.turns.join(place);
         self.weigh();
     }
 
-    /// Looks at weights and frame lengths again.
     fn weigh(&mut self) {
         let lanes = self.lanes.iter().flatten();
-        self.heaviest = lanes.clone().map(|l| l.weight()).max().unwrap_or(1);
-        self.longest = lanes
-            .map(|l| l.frame_len())
-            .max()
-            .unwrap_or(0)
-            .max(MIN_QUANTUM);
+        self.turns.weigh(lanes.map(|l| (l.weight(), l.frame_len())));
     }
 
     fn send_raw(&mut self, to: &std::net::SocketAddr, bytes: &[u8]) {
@@ -305,17 +287,10 @@ impl<B: Backend> Core<B> {
         let mut worked = false;
         let n = self.lanes.len();
         for i in 0..n {
-            // A different lane goes first each time, so that a full backend starves nobody.
-            let at = (self.next_lane + i) % n;
+            let at = self.turns.place(i, n);
             let Some(lane) = &mut self.lanes[at] else {
                 continue;
             };
-            // Deficit round robin (Shreedhar and Varghese 1995): the heaviest lane gets the whole
-            // quantum, the others their part of it.
-            let quantum = (TX_BUDGET * self.longest) as u64 * u64::from(lane.weight())
-                / u64::from(self.heaviest.max(1));
-            let quantum = (quantum as i64).max(1);
-            let deficit = (self.deficits[at] + quantum).min(quantum);
             let mut ctx = SendCtx {
                 now,
                 backend: &mut self.backend,
@@ -323,14 +298,14 @@ impl<B: Backend> Core<B> {
                 hists: &self.stats.hists,
                 fec: &self.fec,
                 scratch: &mut self.scratch,
-                budget: TX_BUDGET,
-                deficit,
+                budget: TURN_FRAMES,
+                deficit: self.turns.begin(at, lane.weight()),
             };
             worked |= lane.pump(&mut ctx);
-            // What a lane leaves because it has no more to send is not kept for later.
-            self.deficits[at] = ctx.deficit.min(0);
+            let left = ctx.deficit;
+            self.turns.end(at, left);
         }
-        self.next_lane = if n == 0 { 0 } else { (self.next_lane + 1) % n };
+        self.turns.next_round(n);
         let sealed = self.stage_clock.now();
         let flushed = match self.backend.flush() {
             Ok(r) => {

@@ -10,6 +10,7 @@ mod run;
 mod snapshot;
 mod start;
 pub mod topology;
+mod turns;
 
 pub use command::{CoreCommand, CoreEvent};
 pub use config::{BackendChoice, EngineConfig, SuiteChoice};

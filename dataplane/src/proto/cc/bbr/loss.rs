@@ -29,8 +29,9 @@ const NEAR: u64 = 4;
 /// A queue shows in round trips where it lengthens them by this share and time, nanoseconds, which is
 /// more than delayed acknowledgements do.
 const SHOWS: (u64, Nanos) = (12, 150_000);
-/// What is believed of a path whose queue does not show.
-const UNSEEN_MAX: f64 = 0.06;
+/// What is believed of a path whose queue does not show, and sent over there: others may be the cause.
+const UNSEEN_MAX: f64 = 0.2;
+const UNSEEN_OVER: f64 = 0.06;
 /// Loss below which there is nothing to tell apart.
 const LOSSY: f64 = 0.005;
 /// The path's own loss is believed up to this: more is congestion, whoever causes it.
@@ -99,7 +100,9 @@ impl PathLoss {
 
     /// Share of frames to send on top of what shall arrive.
     pub(super) fn sent_over(&self) -> f64 {
-        self.base().min(SENT_OVER_MAX)
+        let known = self.shows || self.in_startup;
+        let most = if known { SENT_OVER_MAX } else { UNSEEN_OVER };
+        self.base().min(most)
     }
 
     /// Whether it takes a span below the path's rate to measure the path's own loss.

@@ -240,8 +240,8 @@ impl Bbr {
         *slot = (*slot).max(extra);
     }
 
-    /// Startup ends after three rounds with a queue and without a quarter more, or one that also loses or is marked as
-    /// only an overrun path does. While the rate still grows, no loss ends it: it is the path's own.
+    /// Startup ends after three rounds with a queue and without a quarter more, or one that also loses
+    /// or is marked as only an overrun path does. While the rate still grows, no loss ends it: it is the path's own.
     fn check_full(&mut self, s: &AckSample, congested: bool) {
         if self.filled {
             return;
@@ -251,13 +251,8 @@ impl Bbr {
             (self.full_bw, self.full_rounds) = (bw, 0);
             return;
         }
-        if congested {
-            self.filled = true;
-            self.bounds.after_startup(s);
-            return;
-        }
         // With more in flight than the path holds the sender cannot have been the limit.
-        if s.app_limited && s.prior_in_flight < self.bdp(bw, 1.25) {
+        if s.app_limited && !congested && s.prior_in_flight < self.bdp(bw, 1.25) {
             return;
         }
         // A path that is full has a queue. Without one, lost acknowledgements or busy hosts may be
@@ -265,7 +260,12 @@ impl Bbr {
         let queue = s
             .rtt
             .is_some_and(|r| r > self.rtt() + self.rtt() / 8 + MIN_MODEL_RTT_NS / 2);
-        self.full_rounds += if queue { 4 } else { 1 };
+        self.full_rounds += match (congested, queue) {
+            (true, true) => FULL_ROUNDS,
+            (true, false) => FULL_ROUNDS / 2,
+            (false, true) => 4,
+            (false, false) => 1,
+        };
         if queue {
             self.boost = 1.0;
             self.cwnd = self.cwnd.min(self.target(CWND_GAIN));
@@ -274,6 +274,9 @@ impl Bbr {
             self.boost = (self.boost * 1.25).min(MAX_BOOST);
         }
         self.filled = self.full_rounds >= FULL_ROUNDS;
+        if self.filled && congested {
+            self.bounds.after_startup(s);
+        }
     }
 
     fn update_min_rtt(&mut self, s: &AckSample) {
