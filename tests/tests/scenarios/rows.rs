@@ -251,7 +251,7 @@ fn rate_steps(seed: u64) -> Row {
     (s.warm, s.end) = (SEC, 8 * SEC);
     // The fall to a quarter finds a flight of four times the new product.
     Row::new("rate steps 10, 2.5, 10, 5G", s)
-        .floors(0.90, 0.02, 7.0)
+        .floors(0.90, 0.02, 8.0)
         .repair_allowed()
 }
 
