@@ -88,7 +88,7 @@ pub fn status(r: &StatusReply) -> String {
         bytes(m.lane_bytes),
         m.buffers_per_lane,
         bytes(m.buffer_bytes),
-        bytes(lanes * u64::from(e.window_slots) * 64 * e.symbol_len as u64)
+        bytes(lanes * (e.window_slots * 64 * e.symbol_len) as u64)
     );
     let room = m.total_bytes.checked_div(m.session_bytes).unwrap_or(0);
     let _ = writeln!(
