@@ -8,6 +8,7 @@ use ctp96::codec::{Compressor, Decompressor};
 use ctp96::crypto::{OpenKey, Provider, SealKey};
 use ctp96::fec::Fec;
 use ctp96::ring::spsc;
+use ctp96::verify::{self, Level};
 use ctp96::window::window;
 use ctp96::wire::{FrameKind, Header};
 use std::hint::black_box;
@@ -104,6 +105,23 @@ fn cipher(c: &mut Criterion) {
     group.finish();
 }
 
+fn digest(c: &mut Criterion) {
+    let content = bytes(K * SYMBOL);
+    let mut slot = vec![0; content.len()];
+    let mut group = c.benchmark_group("digest");
+    group.throughput(Throughput::Bytes(content.len() as u64));
+    for level in [Level::Fast, Level::Full] {
+        group.bench_function(format!("{level}"), |b| {
+            b.iter(|| verify::digest(level, black_box(&content)))
+        });
+        group.bench_function(format!("{level}, while copying"), |b| {
+            b.iter(|| verify::digest_copy(level, &mut slot, black_box(&content)))
+        });
+        assert_eq!(slot, content, "copied bytes");
+    }
+    group.finish();
+}
+
 fn codec(c: &mut Criterion) {
     let slot: Vec<u8> = (0..K * SYMBOL)
         .map(|i| b"status=ok latency_us=1234 host=node-07\n"[i % 39] ^ (i / 5000) as u8)
@@ -162,6 +180,7 @@ criterion_group!(
     ring_batch,
     erasure_code,
     cipher,
+    digest,
     codec,
     header
 );

@@ -65,7 +65,7 @@ impl Ctp {
         let backend = parts.next().unwrap_or_default();
         let verify = parts.next().unwrap_or("fast");
         let suite = parts.next().unwrap_or("auto");
-        if !["auto", "udp", "io_uring", "af_xdp"].contains(&backend)
+        if !["auto", "udp", "io_uring", "io_uring_zc", "af_xdp"].contains(&backend)
             || !["fast", "full"].contains(&verify)
             || !["auto", "aes-256-gcm", "aegis-256x2"].contains(&suite)
             || parts.next().is_some()
@@ -154,6 +154,7 @@ impl Setup {
             .backend(match self.backend.as_str() {
                 "udp" => BackendChoice::Udp,
                 "io_uring" => BackendChoice::IoUring,
+                "io_uring_zc" => BackendChoice::IoUringZeroCopy,
                 "af_xdp" => BackendChoice::AfXdp,
                 _ => BackendChoice::Auto,
             })

@@ -112,9 +112,7 @@ pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<
             let mut payload = Payload::new(job.bytes, job.chunk.min(first.slot_capacity()))?;
             meter = Meter::start()?;
             while let Some(piece) = payload.next_piece() {
-                let mut slot = first.claim(STALL)?;
-                slot[..piece.len()].copy_from_slice(piece);
-                slot.commit(piece.len());
+                first.claim(STALL)?.fill(piece);
                 if setup.observe {
                     watch.look(std::slice::from_ref(first));
                 }

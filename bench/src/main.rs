@@ -122,7 +122,8 @@ enum Command {
     },
     /// Bytes from one host to another over a veth pair, all contenders interleaved (needs root).
     Transfer {
-        /// CTP-96 rows, each `backend[:level[:suite]]` (auto, udp, io_uring, af_xdp; fast, full;
+        /// CTP-96 rows, each `backend[:level[:suite]]` (auto, udp, io_uring, io_uring_zc,
+        /// af_xdp; fast, full;
         /// auto, aes-256-gcm, aegis-256x2).
         #[arg(
             long,

@@ -1,6 +1,6 @@
 //! Payload rate and CPU cost of the UDP backends: one sending core, one receiving core.
 //!
-//! `cargo run --release -p ctp96 --example udp_speed -- [loopback|veth]... [mmsg|uring]...`
+//! `cargo run --release -p ctp96 --example udp_speed -- [loopback|veth]... [mmsg|uring|uring-zc]...`
 //!
 //! Loopback needs nothing. `veth` needs root and `ip`: each side unshares a network namespace and a
 //! veth pair joins them, so nothing outside is touched and all of it goes with the process. The
@@ -225,7 +225,7 @@ fn main() -> Result<(), Error> {
     let wants = |words: &[&str], w: &str| {
         args.iter().any(|a| a == w) || !args.iter().any(|a| words.contains(&a.as_str()))
     };
-    let (paths, kinds) = (["loopback", "veth"], ["mmsg", "uring"]);
+    let (paths, kinds) = (["loopback", "veth"], ["mmsg", "uring", "uring-zc"]);
     println!(
         "path           datagram backend  GB/s   CPU s/GB (send + receive)  lost  frames/call"
     );
@@ -253,7 +253,7 @@ fn main() -> Result<(), Error> {
             }
             let of = |f: &dyn Fn(&(Side, Side)) -> f64| median(results.iter().map(f).collect());
             println!(
-                "{path:8} {mtu:5} {len:9} {kind:7} {:5.2}   {:.3} ({:.3} + {:.3})  {:11.4} %  {:.0}",
+                "{path:8} {mtu:5} {len:9} {kind:8} {:5.2}   {:.3} ({:.3} + {:.3})  {:11.4} %  {:.0}",
                 of(&|(_, r)| r.bytes as f64 / r.seconds / 1e9),
                 of(&|(s, r)| (s.cpu + r.cpu) / r.bytes as f64 * 1e9),
                 of(&|(s, r)| s.cpu / r.bytes as f64 * 1e9),

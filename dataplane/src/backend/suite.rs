@@ -33,6 +33,15 @@ fn uring(bind: &str) -> Option<Uring> {
     }
 }
 
+fn uring_zero_copy(bind: &str) -> Option<Uring> {
+    Uring::available().ok()?;
+    let config = UdpConfig {
+        zero_copy: true,
+        ..config(bind)
+    };
+    Some(Uring::open(&config).expect("ring"))
+}
+
 fn frame<B: Backend>(b: &mut B, to: SocketAddr, n: u64, len: usize) -> bool {
     let Some(mut f) = b.claim(&to, len) else {
         return false;
@@ -367,6 +376,7 @@ fn two_peers_without_offload<A: Backend, B: Backend>(mut a: A, mut b: B) {
 
 socket_suite!(udp_mmsg, |bind: &str| Some(mmsg(bind)));
 socket_suite!(udp_uring, |bind: &str| uring(bind));
+socket_suite!(udp_uring_zero_copy, |bind: &str| uring_zero_copy(bind));
 
 mod shared_memory {
     use super::*;

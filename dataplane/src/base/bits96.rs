@@ -24,20 +24,34 @@ impl Bits96 {
         if i >= 96 || self.contains(i) {
             return false;
         }
-        self.0 |= 1 << i;
+        self.0 |= Bits96::one(i);
         true
     }
 
     /// Removes `i`.
     pub const fn remove(&mut self, i: usize) {
         if i < 96 {
-            self.0 &= !(1 << i);
+            self.0 &= !Bits96::one(i);
         }
     }
 
     /// Whether `i` is a member.
     pub const fn contains(self, i: usize) -> bool {
-        i < 96 && self.0 >> i & 1 == 1
+        // By halves: shifting all 128 bits by a variable takes several times as long.
+        if i < 64 {
+            self.0 as u64 >> i & 1 == 1
+        } else {
+            i < 96 && (self.0 >> 64) as u64 >> (i - 64) & 1 == 1
+        }
+    }
+
+    /// The set `{i}` as bits; `i` is below 96.
+    const fn one(i: usize) -> u128 {
+        if i < 64 {
+            (1u64 << i) as u128
+        } else {
+            ((1u64 << (i - 64)) as u128) << 64
+        }
     }
 
     /// Number of members.

@@ -104,6 +104,8 @@ pub enum Backend {
     Udp,
     /// io_uring with GSO and GRO.
     IoUring,
+    /// The same, with zero-copy sends.
+    IoUringZc,
     /// AF_XDP.
     AfXdp,
 }

@@ -10,7 +10,7 @@
 pub mod aead;
 pub(crate) mod base64;
 pub mod calibrate;
-mod copy;
+pub(crate) mod copy;
 pub mod identity;
 pub mod lane;
 pub mod noise;

@@ -22,7 +22,9 @@ pub(super) struct Choice {
 /// Opens AF_XDP where it is asked for, or where `auto` is and the driver does zero-copy.
 pub(super) fn choose(cfg: &EngineConfig) -> Result<Choice, StartError> {
     match cfg.backend {
-        BackendChoice::Udp | BackendChoice::IoUring => Ok(Choice::default()),
+        BackendChoice::Udp | BackendChoice::IoUring | BackendChoice::IoUringZeroCopy => {
+            Ok(Choice::default())
+        }
         BackendChoice::AfXdp => open(cfg, cfg.af_xdp.zero_copy).map_err(|source| StartError::Io {
             what: "AF_XDP".into(),
             source,

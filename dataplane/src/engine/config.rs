@@ -29,6 +29,8 @@ pub enum BackendChoice {
     Udp,
     /// UDP with GSO and GRO through io_uring.
     IoUring,
+    /// The same with sends that the kernel does not copy: for network cards.
+    IoUringZeroCopy,
     /// AF_XDP, as [`EngineConfig::af_xdp`] says; the node does not start where it cannot be had.
     AfXdp,
 }

@@ -241,11 +241,9 @@ impl<B: Backend> Core<B> {
             let from = burst.from();
             ctx.ce = burst.ecn() == ECN_CE;
             ctx.queue = burst.queue();
+            let (mut frames, mut bytes) = (0, 0);
             for frame in burst.segments_mut() {
-                self.stats.counters.add(Counter::RxFrames, 1);
-                self.stats
-                    .counters
-                    .add(Counter::RxBytes, frame.len() as u64);
+                (frames, bytes) = (frames + 1, bytes + frame.len() as u64);
                 let exit = match Header::parse(frame) {
                     Err(ParseError::Oversized) => Counter::RxOversized,
                     Err(e) if e.is_foreign() => Counter::RxForeign,
@@ -274,7 +272,12 @@ impl<B: Backend> Core<B> {
                 };
                 self.stats.counters.add(exit, 1);
             }
+            self.stats.counters.add(Counter::RxFrames, frames);
+            self.stats.counters.add(Counter::RxBytes, bytes);
             self.backend.release(burst);
+        }
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.announce();
         }
         self.stats
             .hists

@@ -12,7 +12,7 @@ const SPIN_ROUNDS: u32 = 32;
 /// In the midst of a bulk transfer a core that has caught up lets frames gather for so long instead
 /// of polling for each: a timer costs less than the empty polls, and unlike a wait for the socket
 /// it costs the sending side nothing. Network cards hold interrupts back for as long.
-const NAP: Nanos = 50_000;
+const NAP: Nanos = 100_000;
 /// No nap is taken that would be shorter: the timer alone takes a few microseconds.
 const MIN_NAP: Nanos = 5_000;
 /// Naps in a row after which the transfer is taken to have paused.

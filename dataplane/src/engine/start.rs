@@ -168,6 +168,7 @@ impl Engine {
                         match cfg.backend {
                             BackendChoice::Udp => Choice::Mmsg,
                             BackendChoice::IoUring => Choice::Uring,
+                            BackendChoice::IoUringZeroCopy => Choice::UringZeroCopy,
                             BackendChoice::Auto | BackendChoice::AfXdp => Choice::Auto,
                         },
                     ),

@@ -63,6 +63,8 @@ pub enum Progress {
 #[derive(Clone, Copy, Debug, Default)]
 struct RxSlot {
     have: Bits96,
+    /// Members of `have`: counting them for each symbol costs more than the rest of its work.
+    count: u8,
     k: u8,
     len: u16,
 }
@@ -188,10 +190,10 @@ impl LaneRx {
         let c = class(slot, WINDOW_SLOTS);
         let s = &mut self.slots[c];
         (s.k, s.len) = (k, len);
-        s.have.insert(symbol as usize);
+        s.count += u8::from(s.have.insert(symbol as usize));
         self.seen_end = self.seen_end.max(slot + 1);
         let have = s.have;
-        if have.len() < k as usize {
+        if s.count < k {
             return Progress::Partial;
         }
         self.complete.insert(c);

@@ -49,6 +49,17 @@ impl Notify {
         }
     }
 
+    /// As [`Notify::notify`] where `wanted` gives true. A waiter that says what it waits for must look
+    /// at its condition again after a sequentially consistent fence behind saying so.
+    #[inline]
+    pub fn notify_if(&self, wanted: impl FnOnce() -> bool) {
+        fence(Ordering::SeqCst);
+        let interested = self.interested.load(Ordering::Relaxed);
+        if interested != 0 && wanted() {
+            self.wake(interested);
+        }
+    }
+
     #[cold]
     fn wake(&self, interested: u32) {
         if interested & !WAKER != 0 {

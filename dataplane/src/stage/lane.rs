@@ -181,6 +181,8 @@ pub struct Lane {
     pub(super) rx_writer: Writer<RxSlot, WINDOW_SLOTS>,
     pub(super) rx_released: u64,
     pub(super) rx_ready: u64,
+    /// Slots completed since the application was last woken for some.
+    pub(super) unannounced: u32,
     pub(super) rx_free: Vec<SlotBuf>,
     pub(super) repair_free: Vec<SlotBuf>,
     pub(super) opener: LaneOpener,
@@ -278,6 +280,7 @@ pub fn open_lane(
         rx_writer,
         rx_released: 0,
         rx_ready: 0,
+        unannounced: 0,
         rx_free,
         repair_free,
         opener: LaneOpener::new(p.provider, &p.rx_secret, p.lane),

@@ -13,6 +13,6 @@ mod tx;
 pub use lane::{Lane, LaneEnds, LaneParams, LaneStatus, bufs_per_lane, open_lane};
 pub use preamble::{Preamble, PreambleError, SlotFlags};
 pub use rx::{FrameCtx, FrameExit};
-pub use shared::{CloseReason, Delivered, LaneShared, SessionShared};
+pub use shared::{CloseReason, Delivered, LaneShared, SessionShared, TxWants};
 pub use slots::{RxSlot, TxSlot};
 pub use tx::SendCtx;

@@ -1,7 +1,7 @@
 //! Receive: one frame at a time from a burst into the window.
 
 use super::lane::Lane;
-use super::shared::CloseReason;
+use super::shared::{CloseReason, TxWants};
 use super::slots::RxSlot;
 use crate::base::Nanos;
 use crate::base::clock::host_monotonic_ns;
@@ -13,6 +13,10 @@ use crate::verify::{Coherence, Level};
 use crate::wire::control::{self, Message};
 use crate::wire::{FrameKind, Header};
 use std::sync::atomic::Ordering;
+
+/// The application is woken at the end of a batch, or when so many slots wait for it: waking it for
+/// each costs two changes of threads where it runs on the core's CPU.
+const ANNOUNCE_AT: u32 = 8;
 
 /// What the stages of a core share while they handle one batch.
 pub struct FrameCtx<'a> {
@@ -256,7 +260,20 @@ impl Lane {
         self.rx_writer.publish(slot);
         self.rx_ready += 1;
         ctx.counters.add(Counter::RxSlotsCompleted, 1);
-        self.shared.rx_ready.notify();
+        self.unannounced += 1;
+        if self.unannounced >= ANNOUNCE_AT {
+            self.announce();
+        }
+    }
+
+    /// Wakes the application for slots that were completed since it was last told. The core calls
+    /// this at the end of each batch.
+    #[inline]
+    pub fn announce(&mut self) {
+        if self.unannounced > 0 {
+            self.unannounced = 0;
+            self.shared.rx_ready.notify();
+        }
     }
 
     fn on_control(
@@ -308,7 +325,7 @@ impl Lane {
                         self.tx_done += done;
                         ctx.counters.add(Counter::TxSlotsAcked, done);
                         self.shared.acked.store(self.tx.base(), Ordering::Release);
-                        self.shared.tx_ready.notify();
+                        self.shared.tx_notify(TxWants::ROOM);
                     }
                     if r.rejected.is_some() {
                         self.close(CloseReason::Protocol);
@@ -354,7 +371,7 @@ impl Lane {
                 counters.add(Counter::CoherenceProofsOk, proofs);
                 self.witnessed = upto;
                 self.shared.witnessed.store(upto, Ordering::Release);
-                self.shared.tx_ready.notify();
+                self.shared.tx_notify(TxWants::WITNESS);
             }
             Some(Coherence::Stale) => {}
             Some(Coherence::Violation { .. }) => {

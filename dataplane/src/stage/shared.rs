@@ -108,6 +108,22 @@ impl Delivered {
     }
 }
 
+/// What a sending application waits for, in bits: it is woken for nothing else, since each wake-up is
+/// a change of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TxWants(pub u32);
+
+impl TxWants {
+    /// Fewer slots that wait for their first transmission.
+    pub const QUEUE: TxWants = TxWants(1);
+    /// A slot given back by the peer's acknowledgement.
+    pub const ROOM: TxWants = TxWants(2);
+    /// The peer's word that its application has taken more.
+    pub const WITNESS: TxWants = TxWants(4);
+    /// Anything that moves.
+    pub const ANY: TxWants = TxWants(7);
+}
+
 /// State of a session that its lanes on several cores share.
 #[derive(Debug, Default)]
 pub struct SessionShared {
@@ -128,6 +144,8 @@ pub struct LaneShared {
     pub lane: u8,
     /// Wakes the application that waits for room to send.
     pub tx_ready: Notify,
+    /// What it waits for: one of [`TxWants`].
+    tx_wants: AtomicU32,
     /// Wakes the application that waits for a slot to read.
     pub rx_ready: Notify,
     /// Wakes the lane core.
@@ -163,6 +181,7 @@ impl LaneShared {
         LaneShared {
             lane,
             tx_ready: Notify::new(),
+            tx_wants: AtomicU32::new(TxWants::ANY.0),
             rx_ready: Notify::new(),
             core,
             delivered: Delivered::default(),
@@ -176,6 +195,26 @@ impl LaneShared {
             takes: AtomicU64::new(0),
             closed: AtomicU32::new(0),
         }
+    }
+
+    /// The application says what it will wait for; true where that is new. Then it must look at its
+    /// condition once more before it waits.
+    pub fn tx_want(&self, wants: TxWants) -> bool {
+        if self.tx_wants.load(Ordering::Relaxed) == wants.0 {
+            return false;
+        }
+        self.tx_wants.store(wants.0, Ordering::Relaxed);
+        // Orders the word before the next look at the condition; pairs with the fence in
+        // `Notify::notify_if`.
+        fence(Ordering::SeqCst);
+        true
+    }
+
+    /// Wakes the sending application if it waits for `what`. Call it after that was made true.
+    #[inline]
+    pub fn tx_notify(&self, what: TxWants) {
+        self.tx_ready
+            .notify_if(|| self.tx_wants.load(Ordering::Relaxed) & what.0 != 0);
     }
 
     /// Counts a slot that the application is about to take; false when the core has closed the

@@ -2,7 +2,7 @@
 
 use super::lane::Lane;
 use super::preamble::Preamble;
-use super::shared::CloseReason;
+use super::shared::{CloseReason, TxWants};
 use crate::backend::Backend;
 use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{
@@ -107,7 +107,7 @@ impl Lane {
     fn note_begun(&self, slot: u64) {
         self.shared.begun.store(slot + 1, Ordering::Release);
         if self.tx_next - (slot + 1) <= REFILL_AT {
-            self.shared.tx_ready.notify();
+            self.shared.tx_notify(TxWants::QUEUE);
         }
     }
 

@@ -17,13 +17,13 @@
 
 mod chain;
 mod ledger;
+mod xxh3;
 
 pub use chain::{CHAIN_INPUT_LEN, Chain};
 pub use ledger::{Coherence, LEDGER_SLOTS, Ledger, is_proof_point};
 
 use std::fmt;
 use std::str::FromStr;
-use xxhash_rust::xxh3::xxh3_128;
 
 /// How strong the digests are (*wire*: 0 fast, 1 full).
 #[derive(
@@ -103,6 +103,14 @@ pub struct UnknownLevel(pub String);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 32]);
 
+impl Digest {
+    fn fast(hash: u128) -> Digest {
+        let mut out = [0; 32];
+        out[..16].copy_from_slice(&hash.to_le_bytes());
+        Digest(out)
+    }
+}
+
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
@@ -120,12 +128,23 @@ impl fmt::Display for Digest {
 /// Fast: XXH3-128 with seed 0 as a little-endian integer, then 16 zero bytes. Full: BLAKE3-256.
 pub fn digest(level: Level, content: &[u8]) -> Digest {
     match level {
-        Level::Fast => {
-            let mut out = [0; 32];
-            out[..16].copy_from_slice(&xxh3_128(content).to_le_bytes());
-            Digest(out)
-        }
+        Level::Fast => Digest::fast(xxh3::hash(content)),
         Level::Full => Digest(*blake3::hash(content).as_bytes()),
+    }
+}
+
+/// Copies `src` to `dst` and gives its digest. At [`Level::Fast`] that is one pass over memory, which
+/// costs no more than the copy alone where `src` is not in the cache.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn digest_copy(level: Level, dst: &mut [u8], src: &[u8]) -> Digest {
+    match level {
+        Level::Fast => Digest::fast(xxh3::hash_copy(dst, src)),
+        Level::Full => {
+            crate::crypto::copy::copy(dst, src);
+            digest(level, dst)
+        }
     }
 }
 

@@ -37,6 +37,9 @@ pub struct UdpConfig {
     pub gso: bool,
     /// Whether to use UDP_GRO where the kernel has it.
     pub gro: bool,
+    /// Whether io_uring sends without copying (SENDMSG_ZC). A buffer then comes back when the
+    /// device is done with it, so more of them are in use.
+    pub zero_copy: bool,
 }
 
 impl UdpConfig {
@@ -50,6 +53,7 @@ impl UdpConfig {
             tx_buffers: 64,
             gso: true,
             gro: true,
+            zero_copy: false,
         }
     }
 }
@@ -64,6 +68,8 @@ pub enum Choice {
     Mmsg,
     /// io_uring; where it cannot be used, `Mmsg` instead.
     Uring,
+    /// The same with zero-copy sends.
+    UringZeroCopy,
 }
 
 impl FromStr for Choice {
@@ -74,8 +80,9 @@ impl FromStr for Choice {
             "auto" => Ok(Choice::Auto),
             "mmsg" => Ok(Choice::Mmsg),
             "uring" => Ok(Choice::Uring),
+            "uring-zc" => Ok(Choice::UringZeroCopy),
             _ => Err(format!(
-                "unknown UDP backend `{s}`; choose auto, mmsg or uring"
+                "unknown UDP backend `{s}`; choose auto, mmsg, uring or uring-zc"
             )),
         }
     }
@@ -96,8 +103,15 @@ pub fn open(config: &UdpConfig, choice: Choice) -> io::Result<(Udp, String)> {
     let mmsg = |why: String| Ok((Udp::Mmsg(Mmsg::open(config)?), why));
     match choice {
         Choice::Mmsg => mmsg("mmsg: asked for".into()),
-        Choice::Uring => match Uring::available() {
-            Ok(()) => Ok((Udp::Uring(Uring::open(config)?), "uring: asked for".into())),
+        Choice::Uring | Choice::UringZeroCopy => match Uring::available() {
+            Ok(()) => {
+                let zero_copy = choice == Choice::UringZeroCopy || config.zero_copy;
+                let ring = Uring::open(&UdpConfig {
+                    zero_copy,
+                    ..config.clone()
+                })?;
+                Ok((Udp::Uring(ring), "uring: asked for".into()))
+            }
             Err(e) => mmsg(format!("mmsg: io_uring cannot be used: {e}")),
         },
         // Measured with `examples/udp_speed.rs` over loopback and veth.

@@ -6,8 +6,10 @@
 //! when there is something to do: a core that polls an idle socket makes no system call at all.
 //!
 //! Sends carry MSG_DONTWAIT. They are complete when the submission returns, in order, and a full
-//! socket buffer shows as EAGAIN exactly as with `sendmmsg`. Zero-copy sends are not used: over
-//! loopback and veth the kernel copies them all the same and notifies on top of it.
+//! socket buffer shows as EAGAIN exactly as with `sendmmsg`. Zero-copy sends (SENDMSG_ZC) are there
+//! to be asked for: the kernel keeps a buffer until it notifies that it has let go of it, which a
+//! network card's driver makes worth while. Over loopback and veth the kernel copies all the same and
+//! notifies on top of it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -39,6 +41,9 @@ const WAKEUP: Fixed = Fixed(1);
 /// What a completion belongs to; sends use their place in the batch.
 const RECV: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
+/// Marks a zero-copy send: its buffer stands above the place in the batch.
+const ZERO_COPY: u64 = 1 << 32;
+const ZERO_COPY_INDEX: u32 = 16;
 /// A send whose completion was not seen yet.
 const UNKNOWN: i32 = i32::MIN;
 
@@ -72,10 +77,21 @@ pub struct Uring {
     tx_batch: TxBatch,
     runs: Vec<Run>,
     results: Vec<i32>,
+    /// For each send buffer, what the kernel still holds of it; empty without zero-copy sends.
+    lent: Vec<Lent>,
     offload: Offload,
     wakeup: Arc<Wakeup>,
     stats: Stats,
     socket: UdpSocket,
+}
+
+/// A send buffer that zero-copy sends were made from.
+#[derive(Clone, Copy, Default)]
+struct Lent {
+    /// Sends that the kernel has not let go of.
+    holds: u16,
+    /// Whether it is out of the queue and becomes free with the last of them.
+    detached: bool,
 }
 
 struct Template(libc::msghdr);
@@ -143,6 +159,11 @@ impl Uring {
             tx_batch: TxBatch::new(BATCH, socket.v6),
             runs: Vec::with_capacity(BATCH),
             results: Vec::with_capacity(BATCH),
+            lent: if config.zero_copy {
+                vec![Lent::default(); usize::from(config.tx_buffers)]
+            } else {
+                Vec::new()
+            },
             offload: Offload::new(socket.gso),
             wakeup,
             stats: Stats::default(),
@@ -221,12 +242,46 @@ impl Uring {
             match entry.user_data() {
                 RECV => self.on_recv(&entry)?,
                 WAKE => self.waking = false,
+                place if place & ZERO_COPY != 0 => self.on_zero_copy(&entry),
                 place => {
                     if let Some(r) = self.results.get_mut(place as usize) {
                         *r = entry.result();
                     }
                 }
             }
+        }
+    }
+
+    /// A zero-copy send has two completions: what became of it, and, if the first says that more
+    /// comes, that the kernel has let go of its bytes.
+    fn on_zero_copy(&mut self, entry: &cqueue::Entry) {
+        let index = (entry.user_data() >> ZERO_COPY_INDEX) as u16;
+        let place = entry.user_data() as u16;
+        let Some(lent) = self.lent.get_mut(usize::from(index)) else {
+            return;
+        };
+        if cqueue::notif(entry.flags()) {
+            lent.holds = lent.holds.saturating_sub(1);
+            if lent.holds == 0 && std::mem::take(&mut lent.detached) {
+                self.tx.attach(index);
+            }
+            return;
+        }
+        lent.holds += u16::from(cqueue::more(entry.flags()));
+        if let Some(r) = self.results.get_mut(usize::from(place)) {
+            *r = entry.result();
+        }
+    }
+
+    /// The run went out: its buffer is free again, or will be when the kernel lets go of it.
+    fn sent(&mut self, run: Run, report: &mut FlushReport) {
+        match self.lent.get_mut(usize::from(run.index)) {
+            // A run that is a whole super-packet; only such ones are sent without a copy.
+            Some(lent) if lent.holds > 0 => {
+                lent.detached = true;
+                self.tx.detach(run, &mut self.stats, report);
+            }
+            _ => self.tx.sent(run, &mut self.stats, report),
         }
     }
 
@@ -301,10 +356,20 @@ impl Uring {
             let run = self.runs[i];
             let data = (self.tx.ptr(&run), run.len);
             self.tx_batch.set(i, data, &run.to, run.segment);
-            let send = opcode::SendMsg::new(SOCKET, self.tx_batch.header(i))
-                .flags(libc::MSG_DONTWAIT as u32)
-                .build()
-                .user_data(i as u64);
+            let (header, flags) = (self.tx_batch.header(i), libc::MSG_DONTWAIT as u32);
+            // Without offload several runs share a buffer, which comes back only as a whole.
+            let send = if self.lent.is_empty() || !self.tx.offload {
+                opcode::SendMsg::new(SOCKET, header)
+                    .flags(flags)
+                    .build()
+                    .user_data(i as u64)
+            } else {
+                let index = u64::from(run.index) << ZERO_COPY_INDEX;
+                opcode::SendMsgZc::new(SOCKET, header)
+                    .flags(flags)
+                    .build()
+                    .user_data(ZERO_COPY | index | i as u64)
+            };
             if !self.push(&send) {
                 break;
             }
@@ -351,7 +416,11 @@ impl Uring {
 
 impl Backend for Uring {
     fn name(&self) -> &'static str {
-        "udp-uring"
+        if self.lent.is_empty() {
+            "udp-uring"
+        } else {
+            "udp-uring-zc"
+        }
     }
 
     fn local_addr(&self) -> SocketAddr {
@@ -420,7 +489,7 @@ impl Backend for Uring {
             for i in 0..self.runs.len() {
                 if self.results[i] >= 0 {
                     self.offload.sent();
-                    self.tx.sent(self.runs[i], &mut self.stats, &mut report);
+                    self.sent(self.runs[i], &mut report);
                 }
             }
             for i in 0..self.runs.len() {

@@ -80,6 +80,7 @@ impl Plan {
             Backend::Auto => BackendChoice::Auto,
             Backend::Udp => BackendChoice::Udp,
             Backend::IoUring => BackendChoice::IoUring,
+            Backend::IoUringZc => BackendChoice::IoUringZeroCopy,
             Backend::AfXdp => BackendChoice::AfXdp,
         };
         engine.af_xdp = af_xdp(&config.af_xdp);
