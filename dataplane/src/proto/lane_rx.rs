@@ -291,7 +291,9 @@ impl LaneRx {
         if self.bytes_since_ack >= self.worth() {
             self.want_prompt_ack(now);
         } else {
-            let spaced = self.last_ack_at.map_or(0, |t| t + GAP_ACK_SPACING_NS);
+            let spaced = self
+                .last_ack_at
+                .map_or(0, |t| t.saturating_add(GAP_ACK_SPACING_NS));
             self.want_ack_at(now.max(spaced));
         }
     }

@@ -40,7 +40,10 @@ pub(super) const SCHEMA: &[Section] = &[
                 "\"auto\", 1 to 64, or a list of up to 64 CPU numbers such as [2, 3]",
             ),
             ("mtu", "1280 to 9216 bytes, the smallest MTU on the path"),
-            ("backend", "\"auto\", \"udp\", \"io_uring\", \"io_uring_zc\" or \"af_xdp\""),
+            (
+                "backend",
+                "\"auto\", \"udp\", \"io_uring\", \"io_uring_zc\" or \"af_xdp\"",
+            ),
             ("state_dir", "an absolute directory path"),
             ("control_socket", "an absolute path of at most 107 bytes"),
             ("allow_discard", "true or false"),

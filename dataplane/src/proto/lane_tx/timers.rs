@@ -7,12 +7,16 @@ use crate::base::seq::class;
 use crate::proto::path::LaneAck;
 use crate::proto::rtt::MAX_PTO_NS;
 
-/// What the peer's acknowledgements may wait when sending stops in the middle of a slot, nanoseconds.
-const PEER_DELAY_NS: Nanos = ACK_QUIET_NS + ACK_DELAY_NS;
+/// What the peer's acknowledgements may wait when sending stops at the end of a slot (its timer, and
+/// as long again where its core is busy), and in the middle of one, nanoseconds.
+const PEER_DELAY_NS: (Nanos, Nanos) = (2 * ACK_DELAY_NS, ACK_QUIET_NS + ACK_DELAY_NS);
 
 impl LaneTx {
     fn pto(&self) -> Nanos {
-        let pto = self.rtt.pto(PEER_DELAY_NS);
+        let pto = self.rtt.pto(match self.in_slot() {
+            false => PEER_DELAY_NS.0,
+            true => PEER_DELAY_NS.1,
+        });
         pto.saturating_mul(1 << self.pto_count.min(20))
             .min(MAX_PTO_NS.max(pto))
     }
@@ -21,11 +25,14 @@ impl LaneTx {
         self.loss.delay(self.rtt.recent())
     }
 
+    /// Whether a slot has begun to leave and has not ended.
+    fn in_slot(&self) -> bool {
+        self.cur < self.next_slot && self.metas[class(self.cur, WINDOW_SLOTS)].next_first > 0
+    }
+
     /// Whether something unanswered is out, or the peer's silence on credit holds everything up.
     fn waits(&self) -> bool {
-        let sent = self.cur > self.base
-            || self.metas[class(self.cur, WINDOW_SLOTS)].next_first > 0
-                && self.cur < self.next_slot;
+        let sent = self.cur > self.base || self.in_slot();
         sent || self.credit_blocked() || self.loss.in_flight(self.log.next_pn()) > 0
     }
 
