@@ -139,6 +139,6 @@ mod tests {
             p.on_sent(1448);
             sent += 1448;
         }
-        assert!(sent <= BUCKET + 1448 && sent >= 1_000_000);
+        assert!((1_000_000..=BUCKET + 1448).contains(&sent));
     }
 }
