@@ -1,6 +1,7 @@
 //! One lane core: a backend, the lanes it owns, and one step of work.
 
 use super::command::{CoreCommand, CoreEvent};
+use super::turns::{TURN_FRAMES, Turns};
 use crate::backend::{Backend, Burst};
 use crate::base::Nanos;
 use crate::base::clock::Clock;
@@ -15,8 +16,6 @@ use std::sync::atomic::Ordering;
 
 /// Bursts taken from the backend in one step.
 const RX_BATCH: usize = 64;
-/// Frames that one lane may send in one step: a few GSO super-packets, so that a step stays short.
-const TX_BUDGET: usize = 176;
 /// Sessions of a node; the low byte of an index is its place in the table.
 const TABLE: usize = 256;
 const NO_LANE: u16 = u16::MAX;
@@ -42,13 +41,13 @@ pub struct Core<B: Backend> {
     table: Vec<Option<Box<Entry>>>,
     lanes: Vec<Option<Box<Lane>>>,
     local_index: Vec<u32>,
+    turns: Turns,
     commands: Receiver<CoreCommand>,
     events: Sender<CoreEvent>,
     stats: Arc<ThreadStats>,
     fec: Fec,
     bursts: Vec<Burst>,
     scratch: Box<[u8; MAX_SYMBOL_LEN]>,
-    next_lane: usize,
     status_at: Nanos,
     stop: bool,
     stage_clock: Clock,
@@ -74,13 +73,13 @@ impl<B: Backend> Core<B> {
             table: (0..TABLE).map(|_| None).collect(),
             lanes: Vec::new(),
             local_index: Vec::new(),
+            turns: Turns::new(),
             commands,
             events,
             stats,
             fec: Fec::detect(),
             bursts: Vec::with_capacity(RX_BATCH),
             scratch: Box::new([0; MAX_SYMBOL_LEN]),
-            next_lane: 0,
             status_at: 0,
             stop: false,
             stage_clock: Clock::start(),
@@ -193,6 +192,13 @@ impl<B: Backend> Core<B> {
         }
         self.lanes[place] = Some(lane);
         self.local_index[place] = local_index;
+        self.turns.join(place);
+        self.weigh();
+    }
+
+    fn weigh(&mut self) {
+        let lanes = self.lanes.iter().flatten();
+        self.turns.weigh(lanes.map(|l| (l.weight(), l.frame_len())));
     }
 
     fn send_raw(&mut self, to: &std::net::SocketAddr, bytes: &[u8]) {
@@ -284,8 +290,7 @@ impl<B: Backend> Core<B> {
         let mut worked = false;
         let n = self.lanes.len();
         for i in 0..n {
-            // A different lane goes first each time, so that a full backend starves nobody.
-            let at = (self.next_lane + i) % n;
+            let at = self.turns.place(i, n);
             let Some(lane) = &mut self.lanes[at] else {
                 continue;
             };
@@ -296,11 +301,14 @@ impl<B: Backend> Core<B> {
                 hists: &self.stats.hists,
                 fec: &self.fec,
                 scratch: &mut self.scratch,
-                budget: TX_BUDGET,
+                budget: TURN_FRAMES,
+                deficit: self.turns.begin(at, lane.weight()),
             };
             worked |= lane.pump(&mut ctx);
+            let left = ctx.deficit;
+            self.turns.end(at, left);
         }
-        self.next_lane = if n == 0 { 0 } else { (self.next_lane + 1) % n };
+        self.turns.next_round(n);
         let sealed = self.stage_clock.now();
         let flushed = match self.backend.flush() {
             Ok(r) => {
@@ -330,6 +338,7 @@ impl<B: Backend> Core<B> {
 
     /// Figures for readers, and lanes that have ended.
     fn housekeeping(&mut self, now: Nanos) {
+        self.weigh();
         let (mut rx, mut ready, mut tx) = (0, 0, 0);
         for (i, place) in self.lanes.iter_mut().enumerate() {
             let Some(lane) = place else { continue };

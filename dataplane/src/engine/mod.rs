@@ -10,9 +10,10 @@ mod run;
 mod snapshot;
 mod start;
 pub mod topology;
+mod turns;
 
 pub use command::{CoreCommand, CoreEvent};
-pub use config::{BackendChoice, EngineConfig, FixedRate, SuiteChoice};
+pub use config::{BackendChoice, EngineConfig, SuiteChoice};
 pub use control::{ConnectReply, SessionEnds};
 pub use core::Core;
 pub use error::{ConnectError, StartError};

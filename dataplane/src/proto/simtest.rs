@@ -428,11 +428,17 @@ fn lossy_paths_keep_their_rate_within_bounded_overhead() {
     let want = [
         (0.001, 0.65, 1.02),
         (0.02, 0.65, 1.08),
-        (0.1, 0.45, 1.25),
-        (0.3, 0.25, 1.8),
+        (0.1, 0.65, 1.2),
+        (0.2, 0.4, 1.35),
+        (0.3, 0.4, 1.5),
     ];
     for (rate, rtt) in PATHS {
         for (loss, least, most) in want {
+            // Three tenths lost, and no queue in round trips of the length of the hosts' own
+            // scheduling: that is congestion until shown otherwise.
+            if loss > 0.2 && rtt < MS {
+                continue;
+            }
             let mut w = World::new(7, rate, rtt, loss);
             w.slots = 1000;
             // Deep enough that what is lost is lost by chance.
@@ -505,7 +511,8 @@ fn reordering_alone_settles_to_little_waste() {
 #[test]
 fn the_peers_socket_is_never_overrun() {
     for limit in [30_000, 200_000, 1_000_000] {
-        let mut w = World::new(11, 1_000_000_000, MS, 0.01);
+        // Shorter than the hosts' own scheduling may take: nothing counts as being on the wire.
+        let mut w = World::new(11, 1_000_000_000, MS / 4, 0.01);
         w.inflight_limit = limit;
         w.slots = 300;
         w.stall = 300_000;

@@ -441,7 +441,11 @@ impl Seat {
         // What came before the socket was there.
         self.kernel_ready.store(true, Ordering::Relaxed);
         let mode = if xsk.zero_copy { "zero-copy" } else { "copy" };
-        let pages = if region.is_huge() { "2 MiB" } else { "ordinary" };
+        let pages = if region.is_huge() {
+            "2 MiB"
+        } else {
+            "ordinary"
+        };
         let mut note = format!(
             "{mode} mode, chunks of {} bytes in {} MiB of {pages} pages{}",
             g.chunk,
