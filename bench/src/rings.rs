@@ -181,6 +181,7 @@ pub fn bare_round(bytes: u64, generic: bool, cores: [usize; 2], site: &Site) -> 
         core,
         congestion: String::new(),
         stack: stack.clone(),
+        seconds: None,
     };
     let bind = site.bind();
     let receive = job(Role::Receive { bind }, cores[1]);
