@@ -74,9 +74,11 @@ impl End {
         self.over.is_some()
     }
 
-    /// Whether the run's time is over: whatever goes wrong from now on is the other side's leaving.
+    /// Whether what goes wrong now is the run's end: for the receiver when its time is over. A sender
+    /// cannot know the receiver's clock, but a receiver that leaves early says so itself.
     pub fn over(&self) -> bool {
-        self.over.is_some_and(|t| Instant::now() >= t)
+        let since = |t| self.grace > Duration::ZERO || Instant::now() >= t;
+        self.over.is_some_and(since)
     }
 
     /// Whether this side is to stop.

@@ -47,7 +47,7 @@ fn socket(host: &Host, addr: IpAddr) -> UdpSocket {
     socket
 }
 
-/// A connected pair, left and right, whose addresses are resolved already.
+/// A connected pair, left and right, over which something has crossed already.
 fn pair(lab: &Lab) -> [UdpSocket; 2] {
     let left = socket(&lab.left, lab.left.v4().into());
     let right = socket(&lab.right, lab.right.v4().into());

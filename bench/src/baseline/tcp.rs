@@ -68,8 +68,8 @@ fn write_until(stream: &mut TcpStream, piece: &[u8], end: &End) -> io::Result<us
         match stream.write(&piece[at..]) {
             Ok(n) => at += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) if end.over() => break,
             Err(e) if waits(&e) && end.is_set() => {}
+            Err(_) if end.over() => break,
             Err(e) => return Err(e),
         }
     }

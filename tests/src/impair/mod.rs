@@ -276,7 +276,7 @@ impl Drop for Emulator {
 impl Lab {
     /// Two hosts with an emulator between them, which passes everything until it is told otherwise
     /// ([`Lab::emulator`], [`Emulator::set`]); the first direction is from left to right. All offloads
-    /// of the hosts are off. Needs `ethtool`.
+    /// of the hosts are off, and they know each other's hardware addresses. Needs `ethtool`.
     ///
     /// # Errors
     /// As for [`Lab::new`] and [`Emulator::start`].
@@ -285,6 +285,8 @@ impl Lab {
             mtu: options.mtu,
             offloads: Offloads::Off,
         })?;
+        lab.left.know(&lab.right)?;
+        lab.right.know(&lab.left)?;
         let wire = lab.wire().ok_or_else(|| LabError::new("no wire"))?;
         let emulator = wire.run(|| Emulator::start([TO_LEFT, TO_RIGHT], options))??;
         lab.set_emulator(emulator);
