@@ -261,6 +261,7 @@ fn end(
                 seed: 1,
             },
         },
+        path: None,
         inflight_limit: backend.rx_capacity_bytes().min(u32::MAX as usize) as u32,
         now: 0,
     };

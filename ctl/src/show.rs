@@ -82,11 +82,13 @@ pub fn status(r: &StatusReply) -> String {
     let lanes = m.session_bytes.checked_div(m.lane_bytes).unwrap_or(0);
     let _ = writeln!(
         out,
-        "            a session takes {}: {lanes} lanes of {}, each {} buffers of {}",
+        "            a session takes {}: {lanes} lanes of {}, each {} buffers of {}; it can have {} \
+         in flight",
         bytes(m.session_bytes),
         bytes(m.lane_bytes),
         m.buffers_per_lane,
-        bytes(m.buffer_bytes)
+        bytes(m.buffer_bytes),
+        bytes(lanes * u64::from(e.window_slots) * 64 * e.symbol_len as u64)
     );
     let room = m.total_bytes.checked_div(m.session_bytes).unwrap_or(0);
     let _ = writeln!(

@@ -8,6 +8,7 @@
 //! - [`frames`]: valid frames, from which the tests of parsers start.
 //! - [`fuzz`]: a deterministic mutation fuzzer for stable Rust.
 //! - [`rig`]: two lane cores on one thread in virtual time, joined by any backend.
+//! - [`scenario`]: the protocol core over any path, in virtual time, without payload.
 //! - [`xdp`]: packets, and what the XDP program must decide about them.
 //! - [`rooms`]: the import rule of the library's modules.
 #![deny(missing_docs)]
@@ -21,4 +22,5 @@ pub mod node;
 pub mod require;
 pub mod rig;
 pub mod rooms;
+pub mod scenario;
 pub mod xdp;

@@ -304,6 +304,7 @@ impl<B: Backend> Side<B> {
                     seed: setup.seed ^ u64::from(index),
                 },
             },
+            path: None,
             inflight_limit: backend.rx_capacity_bytes().min(u32::MAX as usize) as u32,
             now: 0,
         };

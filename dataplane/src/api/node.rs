@@ -6,10 +6,11 @@ use crate::codec::Policy;
 use crate::crypto::Provider;
 use crate::crypto::identity::{Identity, PublicKey};
 use crate::engine::{
-    BackendChoice, ConnectError, Engine, EngineConfig, EngineInfo, FixedRate, Snapshot, StartError,
+    BackendChoice, ConnectError, Engine, EngineConfig, EngineInfo, Snapshot, StartError,
     SuiteChoice,
 };
 use crate::obs::{Registry, ThreadStats};
+use crate::proto::CcKind;
 use crate::proto::manager::PeerConfig;
 use crate::verify::Level;
 use std::net::SocketAddr;
@@ -116,9 +117,23 @@ impl NodeBuilder {
         self
     }
 
-    /// A fixed rate in bytes per second instead of congestion control, for links that are yours.
-    pub fn fixed_rate(mut self, bytes_per_s: u64) -> NodeBuilder {
-        self.cfg.fixed_rate = Some(FixedRate { bytes_per_s });
+    /// Congestion control (default [`CcKind::Bbr`]).
+    pub fn congestion(mut self, kind: CcKind) -> NodeBuilder {
+        self.cfg.congestion = kind;
+        self
+    }
+
+    /// A fixed rate in bytes on the wire per second for each session instead of congestion control,
+    /// for links that are yours.
+    pub fn fixed_rate(self, bytes_per_s: u64) -> NodeBuilder {
+        self.congestion(CcKind::Fixed(bytes_per_s))
+    }
+
+    /// Weights of the lanes of a session, by number (default 1 for each, at most 1,000): a lane that
+    /// has more to send than it may gets rate and window by weight. [`super::LaneSender::set_weight`]
+    /// changes them later.
+    pub fn lane_weights(mut self, weights: Vec<u32>) -> NodeBuilder {
+        self.cfg.lane_weights = weights;
         self
     }
 

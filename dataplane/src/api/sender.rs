@@ -90,6 +90,19 @@ impl LaneSender {
         self.shared.lane
     }
 
+    /// Changes the lane's weight, 1 (the default) to 1,000; other values count as the nearest. Lanes of
+    /// a session that have more to send than they may share rate and window by weight, and lanes on
+    /// one core its time. It takes effect within a tenth of a second.
+    pub fn set_weight(&mut self, weight: u32) {
+        let w = weight.clamp(1, crate::proto::path::MAX_WEIGHT);
+        self.shared.weight.store(w, Ordering::Relaxed);
+    }
+
+    /// The lane's weight.
+    pub fn weight(&self) -> u32 {
+        self.shared.weight.load(Ordering::Relaxed)
+    }
+
     /// Changes the compression of the slots that follow.
     pub fn set_compression(&mut self, policy: Policy) {
         self.compressor = Compressor::new(policy);

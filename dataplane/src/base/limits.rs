@@ -54,8 +54,17 @@ pub const IDLE_CLOSE_NS: u64 = 30_000_000_000;
 pub const SLOT_LINGER_NS: u64 = 20_000;
 /// An acknowledgement is sent after this many complete slots.
 pub const ACK_EVERY_SLOTS: u32 = 4;
-/// An acknowledgement is sent at most this long after the symbol that it owes to, nanoseconds.
+/// An acknowledgement is sent at most this long after a slot is complete, or after
+/// [`ACK_EVERY_BYTES`], nanoseconds.
 pub const ACK_DELAY_NS: u64 = 100_000;
+/// Bytes of symbols that are worth an acknowledgement of their own within a slot. One takes about
+/// 200 bytes on the wire, so that is 0.4 %.
+pub const ACK_EVERY_BYTES: u64 = 48 << 10;
+/// Data in the middle of a slot is acknowledged after no frame has come for so long, nanoseconds: more
+/// than the millisecond at which a slow sender is paced.
+pub const ACK_QUIET_NS: u64 = 1_500_000;
+/// And at the latest after this, nanoseconds.
+pub const ACK_MAX_DELAY_NS: u64 = 8_000_000;
 /// Default UDP port of the daemon; lane core `i` listens on `DEFAULT_PORT + i`.
 pub const DEFAULT_PORT: u16 = 9696;
 /// Most lane cores of one node (*wire*: ports are base..base+cores).
@@ -88,9 +97,36 @@ pub const fn cut_slot(total: usize, max_symbol: usize) -> (usize, usize) {
     (k, len)
 }
 
+/// Windows that a path's bandwidth-delay product needs: a slot that lost a symbol takes a second round
+/// trip, one whose repair is lost too a third, and the window waits for it.
+pub const WINDOWS_PER_BDP: u64 = 3;
+
+/// Lanes whose windows together hold [`WINDOWS_PER_BDP`] times what a path of `bytes_per_s` and
+/// `rtt_ns` has under way; may exceed [`MAX_LANES`].
+///
+/// A lane holds `window_slots` slots of 64 symbols of `symbol_len` bytes: 8.7 MB at MTU 1500, 54.7 MB
+/// at MTU 9000. So 128 lanes fill 200 Gb/s over 91 ms at MTU 9000 (over 273 ms without loss).
+pub fn lanes_for(bytes_per_s: u64, rtt_ns: u64, window_slots: usize, symbol_len: usize) -> u64 {
+    let lane = window_slots.max(1) * MAX_DATA_SYMBOLS * symbol_len.max(1);
+    let bdp = u128::from(bytes_per_s) * u128::from(rtt_ns) / 1_000_000_000;
+    let lanes = (u128::from(WINDOWS_PER_BDP) * bdp).div_ceil(lane as u128);
+    u64::try_from(lanes.max(1)).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lanes_hold_three_products() {
+        // 10 Gb/s over 20 ms are 25 MB; a lane holds 8.65 MB at MTU 1500.
+        assert_eq!(lanes_for(1_250_000_000, 20_000_000, 96, 1408), 9);
+        assert_eq!(lanes_for(1_250_000_000, 50_000, 96, 1408), 1);
+        assert_eq!(lanes_for(25_000_000_000, 90_000_000, 96, 8896), 124);
+        assert_eq!(lanes_for(25_000_000_000, 100_000_000, 96, 8896), 138);
+        assert_eq!(lanes_for(u64::MAX, u64::MAX, 1, 64), u64::MAX);
+        assert_eq!(lanes_for(0, 0, 0, 0), 1);
+    }
 
     #[test]
     fn symbol_lengths_match_the_design() {

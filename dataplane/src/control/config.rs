@@ -8,10 +8,11 @@ mod check;
 mod schema;
 mod value;
 
-pub use value::{ByteSize, CcMode, Cores, Repair};
+pub use value::{ByteSize, CcMode, Cores, Lanes, Rate, Repair};
 
 use crate::base::limits;
 use crate::codec::Policy;
+use crate::stage::{Lane, bufs_per_lane};
 use crate::verify::Level;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -35,6 +36,8 @@ pub struct Config {
     pub memory: Memory,
     /// What this node proposes for each session.
     pub session: Session,
+    /// The longest path, for `session.lanes = "auto"`.
+    pub path: PathHint,
     /// Encryption.
     pub crypto: Crypto,
     /// Compression.
@@ -170,9 +173,11 @@ impl Default for Memory {
 #[serde(default, deny_unknown_fields)]
 pub struct Session {
     /// Lanes of each session.
-    pub lanes: usize,
+    pub lanes: Lanes,
     /// Slots of each lane that may be in flight.
     pub window_slots: usize,
+    /// Weights of the first lanes; the others have 1.
+    pub lane_weights: Vec<u32>,
     /// How long a part-filled slot waits for more data, microseconds.
     pub linger_us: u64,
     /// Silence after which a keepalive is sent, seconds.
@@ -184,13 +189,26 @@ pub struct Session {
 impl Default for Session {
     fn default() -> Self {
         Session {
-            lanes: 4,
+            lanes: Lanes::Count(4),
             window_slots: limits::WINDOW_SLOTS,
+            lane_weights: Vec::new(),
             linger_us: limits::SLOT_LINGER_NS / 1_000,
             keepalive_s: limits::KEEPALIVE_NS / 1_000_000_000,
             idle_close_s: limits::IDLE_CLOSE_NS / 1_000_000_000,
         }
     }
+}
+
+/// `[path]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PathHint {
+    /// What it carries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// Its round trip, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<u64>,
 }
 
 /// `[crypto]`
@@ -417,15 +435,52 @@ impl Config {
         toml::to_string(self).unwrap_or_default()
     }
 
-    /// Bytes of the slot arena that one session takes: a sending and a receiving window for each
-    /// lane, of full slots at this MTU, in buffers rounded up to 4 KiB.
+    /// Lanes that the stated path needs, see [`limits::lanes_for`]; `None` where none is stated. May be
+    /// more than there can be.
+    pub fn lanes_for_path(&self) -> Option<u64> {
+        let (rate, rtt) = (self.path.rate?, self.path.rtt_ms?);
+        Some(limits::lanes_for(
+            rate.0,
+            rtt.saturating_mul(1_000_000),
+            self.session.window_slots,
+            self.symbol_len(),
+        ))
+    }
+
+    fn symbol_len(&self) -> usize {
+        limits::symbol_len_for_mtu(self.node.mtu.clamp(limits::MIN_MTU, limits::MAX_MTU))
+    }
+
+    /// Lanes of each session, at least; with `"auto"` a node of many cores has one for each.
+    pub fn lanes(&self) -> usize {
+        match self.session.lanes {
+            Lanes::Count(n) => n,
+            Lanes::Auto => {
+                let n = self.lanes_for_path().unwrap_or(AUTO_LANES as u64);
+                (n as usize).clamp(AUTO_LANES, limits::MAX_LANES)
+            }
+        }
+    }
+
+    /// Bytes of the slot arena that one session takes: the windows of both directions, scratch and
+    /// repair buffers of each lane, of full slots at this MTU.
     pub fn session_bytes(&self) -> u64 {
-        let mtu = self.node.mtu.clamp(limits::MIN_MTU, limits::MAX_MTU);
-        let slot = limits::MAX_DATA_SYMBOLS * limits::symbol_len_for_mtu(mtu);
-        let buffers = (self.session.lanes as u64).saturating_mul(self.session.window_slots as u64);
-        buffers.saturating_mul(2 * slot.next_multiple_of(4096) as u64)
+        let buffers = self
+            .lanes()
+            .saturating_mul(bufs_per_lane(self.session.window_slots));
+        (buffers as u64)
+            .saturating_mul(Lane::buf_len(self.symbol_len()).next_multiple_of(4096) as u64)
+    }
+
+    /// Payload that one session can have in flight, bytes.
+    pub fn window_bytes(&self) -> u64 {
+        let slots = self.lanes().saturating_mul(self.session.window_slots);
+        (slots as u64).saturating_mul((limits::MAX_DATA_SYMBOLS * self.symbol_len()) as u64)
     }
 }
+
+/// Lanes of a session where nothing asks for more.
+const AUTO_LANES: usize = 4;
 
 #[cfg(test)]
 mod tests;

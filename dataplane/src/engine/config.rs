@@ -10,7 +10,9 @@ use crate::base::limits::{
 use crate::codec::Policy;
 use crate::crypto::Provider;
 use crate::crypto::identity::Identity;
+use crate::proto::CcKind;
 use crate::proto::manager::PeerConfig;
+use crate::proto::path::MAX_WEIGHT;
 use crate::stage::{Lane, bufs_per_lane};
 use crate::verify::Level;
 use crate::wire::handshake::SUITE_AES_256_GCM;
@@ -44,13 +46,6 @@ pub enum SuiteChoice {
     Aegis256x2,
 }
 
-/// A fixed sending rate for owned links.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FixedRate {
-    /// Payload and header bytes per second, for all lanes of a session together.
-    pub bytes_per_s: u64,
-}
-
 /// What a node is started with.
 #[derive(Clone)]
 pub struct EngineConfig {
@@ -82,8 +77,11 @@ pub struct EngineConfig {
     pub level: Level,
     /// Compression of lanes whose user sets none.
     pub compression: Policy,
-    /// Fixed rate instead of congestion control.
-    pub fixed_rate: Option<FixedRate>,
+    /// Congestion control of each session's path. A fixed rate is that of all its lanes together,
+    /// bytes on the wire per second.
+    pub congestion: CcKind,
+    /// Weights of the lanes of a session, by number, 1 to [`MAX_WEIGHT`]; lanes beyond have 1.
+    pub lane_weights: Vec<u32>,
     /// Repair symbols sent ahead with every slot; `None` follows the measured loss.
     pub repair_ahead: Option<u8>,
     /// Silence after which the peer is asked for a sign of life, nanoseconds.
@@ -115,7 +113,8 @@ impl EngineConfig {
             provider: None,
             level: Level::Fast,
             compression: Policy::None,
-            fixed_rate: None,
+            congestion: CcKind::Bbr,
+            lane_weights: Vec::new(),
             repair_ahead: None,
             keepalive: KEEPALIVE_NS,
             idle_close: IDLE_CLOSE_NS,
@@ -163,6 +162,15 @@ impl EngineConfig {
             return bad(format!(
                 "window of {} slots; 1 to {WINDOW_SLOTS} are possible",
                 self.window
+            ));
+        }
+        if let Some(w) = self
+            .lane_weights
+            .iter()
+            .find(|w| !(1..=MAX_WEIGHT).contains(*w))
+        {
+            return bad(format!(
+                "a lane of weight {w}; 1 to {MAX_WEIGHT} are possible"
             ));
         }
         if usize::from(self.port) + self.cores.len() > 65536 {

@@ -17,6 +17,8 @@ use std::sync::atomic::Ordering;
 const RX_BATCH: usize = 64;
 /// Frames that one lane may send in one step: a few GSO super-packets, so that a step stays short.
 const TX_BUDGET: usize = 176;
+/// What a lane of the largest weight may send in one step is as many frames of this length at least.
+const MIN_QUANTUM: usize = 1500;
 /// Sessions of a node; the low byte of an index is its place in the table.
 const TABLE: usize = 256;
 const NO_LANE: u16 = u16::MAX;
@@ -42,6 +44,11 @@ pub struct Core<B: Backend> {
     table: Vec<Option<Box<Entry>>>,
     lanes: Vec<Option<Box<Lane>>>,
     local_index: Vec<u32>,
+    /// Bytes that each lane may send before the next turn gives it more (deficit round robin).
+    deficits: Vec<i64>,
+    /// Largest weight of a lane here, and bytes of the longest frame.
+    heaviest: u32,
+    longest: usize,
     commands: Receiver<CoreCommand>,
     events: Sender<CoreEvent>,
     stats: Arc<ThreadStats>,
@@ -74,6 +81,9 @@ impl<B: Backend> Core<B> {
             table: (0..TABLE).map(|_| None).collect(),
             lanes: Vec::new(),
             local_index: Vec::new(),
+            deficits: Vec::new(),
+            heaviest: 1,
+            longest: MIN_QUANTUM,
             commands,
             events,
             stats,
@@ -176,6 +186,7 @@ impl<B: Backend> Core<B> {
             None => {
                 self.lanes.push(None);
                 self.local_index.push(0);
+                self.deficits.push(0);
                 self.lanes.len() - 1
             }
         };
@@ -193,6 +204,19 @@ impl<B: Backend> Core<B> {
         }
         self.lanes[place] = Some(lane);
         self.local_index[place] = local_index;
+        self.deficits[place] = 0;
+        self.weigh();
+    }
+
+    /// Looks at weights and frame lengths again.
+    fn weigh(&mut self) {
+        let lanes = self.lanes.iter().flatten();
+        self.heaviest = lanes.clone().map(|l| l.weight()).max().unwrap_or(1);
+        self.longest = lanes
+            .map(|l| l.frame_len())
+            .max()
+            .unwrap_or(0)
+            .max(MIN_QUANTUM);
     }
 
     fn send_raw(&mut self, to: &std::net::SocketAddr, bytes: &[u8]) {
@@ -286,6 +310,12 @@ impl<B: Backend> Core<B> {
             let Some(lane) = &mut self.lanes[at] else {
                 continue;
             };
+            // Deficit round robin (Shreedhar and Varghese 1995): the heaviest lane gets the whole
+            // quantum, the others their part of it.
+            let quantum = (TX_BUDGET * self.longest) as u64 * u64::from(lane.weight())
+                / u64::from(self.heaviest.max(1));
+            let quantum = (quantum as i64).max(1);
+            let deficit = (self.deficits[at] + quantum).min(quantum);
             let mut ctx = SendCtx {
                 now,
                 backend: &mut self.backend,
@@ -294,8 +324,11 @@ impl<B: Backend> Core<B> {
                 fec: &self.fec,
                 scratch: &mut self.scratch,
                 budget: TX_BUDGET,
+                deficit,
             };
             worked |= lane.pump(&mut ctx);
+            // What a lane leaves because it has no more to send is not kept for later.
+            self.deficits[at] = ctx.deficit.min(0);
         }
         self.next_lane = if n == 0 { 0 } else { (self.next_lane + 1) % n };
         let sealed = self.stage_clock.now();
@@ -327,6 +360,7 @@ impl<B: Backend> Core<B> {
 
     /// Figures for readers, and lanes that have ended.
     fn housekeeping(&mut self, now: Nanos) {
+        self.weigh();
         let (mut rx, mut ready, mut tx) = (0, 0, 0);
         for (i, place) in self.lanes.iter_mut().enumerate() {
             let Some(lane) = place else { continue };

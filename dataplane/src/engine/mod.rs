@@ -12,7 +12,7 @@ mod start;
 pub mod topology;
 
 pub use command::{CoreCommand, CoreEvent};
-pub use config::{BackendChoice, EngineConfig, FixedRate, SuiteChoice};
+pub use config::{BackendChoice, EngineConfig, SuiteChoice};
 pub use control::{ConnectReply, SessionEnds};
 pub use core::Core;
 pub use error::{ConnectError, StartError};

@@ -1,8 +1,8 @@
 //! The receiving end of a lane: which symbols are here, when to acknowledge, and what to say.
 
 use crate::base::limits::{
-    ACK_DELAY_NS, ACK_EVERY_SLOTS, MAX_DATA_SYMBOLS, MAX_DEFICITS, MAX_REPAIR_SYMBOLS,
-    SYMBOL_ALIGN, WINDOW_SLOTS,
+    ACK_DELAY_NS, ACK_EVERY_BYTES, ACK_EVERY_SLOTS, ACK_MAX_DELAY_NS, ACK_QUIET_NS,
+    MAX_DATA_SYMBOLS, MAX_DEFICITS, MAX_REPAIR_SYMBOLS, SYMBOL_ALIGN, WINDOW_SLOTS,
 };
 use crate::base::seq::{class, extend_slot};
 use crate::base::{Bits96, Nanos};
@@ -10,6 +10,15 @@ use crate::wire::ack::{Ack, Report};
 
 /// Prompt acknowledgements (gap, duplicate, opened credit) are at least this far apart, nanoseconds.
 pub const PROMPT_ACK_SPACING_NS: Nanos = 20_000;
+/// Gaps and duplicates are reported at that distance only where enough bytes have come to be worth
+/// an acknowledgement, so that reordering does not turn every second frame into one. This is the
+/// distance until then, nanoseconds.
+const GAP_ACK_SPACING_NS: Nanos = 2_000_000;
+/// Data that has come since the last acknowledgement is at least this many times as long as that
+/// was: many reports make it several times longer.
+const ACK_SHARE: u64 = 300;
+/// Bytes that are worth one at the start of a lane.
+const ACK_FIRST_BYTES: u64 = 4096;
 
 /// What a lane's receiver needs to know at the start.
 #[derive(Clone, Copy, Debug)]
@@ -76,8 +85,16 @@ pub struct LaneRx {
     largest_at: Nanos,
     ce: u32,
     complete_since_ack: u32,
+    bytes_since_ack: u64,
+    /// Bytes that are worth an acknowledgement, see [`LaneRx::worth`].
+    ack_every: u64,
+    bytes: u64,
     last_ack_at: Option<Nanos>,
     due: Option<Nanos>,
+    /// When the first data frame since the last acknowledgement arrived.
+    first_unacked: Option<Nanos>,
+    /// When that is acknowledged if nothing more happens.
+    quiet: Option<Nanos>,
     report_from: u64,
 }
 
@@ -99,8 +116,13 @@ impl LaneRx {
             largest_at: 0,
             ce: 0,
             complete_since_ack: 0,
+            bytes_since_ack: 0,
+            ack_every: ACK_EVERY_BYTES,
+            bytes: 0,
             last_ack_at: None,
             due: None,
+            first_unacked: None,
+            quiet: None,
             report_from: 0,
         }
     }
@@ -159,7 +181,7 @@ impl LaneRx {
         len: u16,
         pn: u64,
     ) -> Progress {
-        self.arrived(now, pn);
+        self.arrived(now, pn, len);
         if !matches!(self.judge(slot, symbol, k, len), Admit::Store { .. }) {
             return Progress::Duplicate;
         }
@@ -180,6 +202,9 @@ impl LaneRx {
         self.complete_since_ack += 1;
         if self.complete_since_ack >= ACK_EVERY_SLOTS {
             self.want_ack_at(now);
+        } else if self.base == self.seen_end || 2 * self.bytes_since_ack >= self.worth() {
+            // Nothing is open, so nothing may follow; or it is worth it.
+            self.want_ack_at(now.saturating_add(ACK_DELAY_NS));
         }
         if have.and(Bits96::first(k as usize)).len() == k as usize {
             Progress::Complete
@@ -190,8 +215,8 @@ impl LaneRx {
 
     /// Notes an authenticated symbol that was [`Admit::Duplicate`]: its sender missed something.
     pub fn duplicate(&mut self, now: Nanos, pn: u64) {
-        self.arrived(now, pn);
-        self.want_prompt_ack(now);
+        self.arrived(now, pn, 0);
+        self.want_gap_ack(now);
     }
 
     /// Notes the ECN CE mark on an authenticated data frame.
@@ -229,7 +254,7 @@ impl LaneRx {
         }
     }
 
-    fn arrived(&mut self, now: Nanos, pn: u64) {
+    fn arrived(&mut self, now: Nanos, pn: u64, len: u16) {
         if self.received == 0 || pn > self.largest_pn {
             let expected = if self.received == 0 {
                 0
@@ -239,11 +264,34 @@ impl LaneRx {
             self.largest_pn = pn;
             self.largest_at = now;
             if pn > expected {
-                self.want_prompt_ack(now);
+                self.want_gap_ack(now);
             }
         }
         self.received = (self.received + 1).min(self.largest_pn.saturating_add(1));
-        self.want_ack_at(now.saturating_add(ACK_DELAY_NS));
+        self.bytes_since_ack += u64::from(len);
+        self.bytes += u64::from(len);
+        if self.bytes_since_ack >= self.worth() {
+            self.want_ack_at(now.saturating_add(ACK_DELAY_NS));
+        }
+        // A sender that waits in the middle of a slot shows by its silence.
+        let first = *self.first_unacked.get_or_insert(now);
+        let latest = first.saturating_add(ACK_MAX_DELAY_NS);
+        self.quiet = Some(now.saturating_add(ACK_QUIET_NS).min(latest));
+    }
+
+    /// Bytes since the last acknowledgement that are worth another. While little has come, the sender
+    /// has little in flight: then one lost acknowledgement must not be the only one.
+    fn worth(&self) -> u64 {
+        self.ack_every.min((self.bytes / 8).max(ACK_FIRST_BYTES))
+    }
+
+    fn want_gap_ack(&mut self, now: Nanos) {
+        if self.bytes_since_ack >= self.worth() {
+            self.want_prompt_ack(now);
+        } else {
+            let spaced = self.last_ack_at.map_or(0, |t| t + GAP_ACK_SPACING_NS);
+            self.want_ack_at(now.max(spaced));
+        }
     }
 
     fn want_prompt_ack(&mut self, now: Nanos) {
@@ -257,12 +305,15 @@ impl LaneRx {
 
     /// Whether an acknowledgement should leave now.
     pub fn ack_due(&self, now: Nanos) -> bool {
-        self.due.is_some_and(|d| d <= now)
+        self.next_timeout().is_some_and(|d| d <= now)
     }
 
     /// When an acknowledgement will be due.
     pub fn next_timeout(&self) -> Option<Nanos> {
-        self.due
+        match (self.due, self.quiet) {
+            (Some(due), Some(quiet)) => Some(due.min(quiet)),
+            (due, quiet) => due.or(quiet),
+        }
     }
 
     /// Builds the acknowledgement and takes it as sent. The application has released every slot
@@ -288,8 +339,10 @@ impl LaneRx {
         self.push_reports(&mut ack);
         self.advertised = self.credit;
         self.complete_since_ack = 0;
+        self.bytes_since_ack = 0;
+        self.ack_every = ACK_EVERY_BYTES.max(ACK_SHARE * ack.encoded_len() as u64);
         self.last_ack_at = Some(now);
-        self.due = None;
+        (self.due, self.quiet, self.first_unacked) = (None, None, None);
         ack
     }
 
@@ -324,7 +377,11 @@ impl LaneRx {
         };
     }
 
-    fn is_open(&self, slot: u64) -> bool {
+    /// Whether a slot holds symbols but is not complete.
+    pub fn is_open(&self, slot: u64) -> bool {
+        if slot < self.base || slot >= self.seen_end {
+            return false;
+        }
         let c = class(slot, WINDOW_SLOTS);
         !self.complete.contains(c) && !self.slots[c].have.is_empty()
     }

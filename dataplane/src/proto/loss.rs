@@ -2,11 +2,16 @@
 //! arrived and how many arrived in all.
 
 use crate::base::Nanos;
+use crate::base::limits::REPLAY_WINDOW;
 
 /// Packet reordering threshold, RFC 9002 section 6.1.1.
 const REORDER_MIN: u64 = 3;
-/// The threshold never adapts beyond this.
-const REORDER_MAX: u64 = 128;
+/// The threshold never adapts beyond this: what is later than the replay window is refused.
+const REORDER_MAX: u64 = REPLAY_WINDOW / 2;
+/// Nor the time threshold beyond a round trip and so many eighths.
+const PATIENCE_MAX: u64 = 7;
+/// They fall again when so many frames have come without one that was too late.
+const CALM_FRAMES: u64 = 65_536;
 /// Time constant of the smoothed loss, frames.
 const SMOOTH_FRAMES: f32 = 512.0;
 
@@ -27,8 +32,16 @@ pub(super) struct LossCounter {
     snap_gap: u64,
     snap_at: Nanos,
     reorder: u64,
+    /// Eighths of a round trip that frames are waited for beyond 9/8 of it.
+    patience: u64,
+    /// Frames received when one of the two last changed.
+    changed_at: u64,
     smoothed: f32,
     pub(super) healed: u64,
+    /// Packet numbers below this were judged, and what came of those since
+    /// [`LossCounter::take_judged`].
+    judged_below: u64,
+    judged: (u64, u64),
 }
 
 impl LossCounter {
@@ -43,8 +56,12 @@ impl LossCounter {
             snap_gap: 0,
             snap_at: 0,
             reorder: REORDER_MIN,
+            patience: 0,
+            changed_at: 0,
             smoothed: 0.0,
             healed: 0,
+            judged_below: 0,
+            judged: (0, 0),
         }
     }
 
@@ -60,6 +77,19 @@ impl LossCounter {
     /// Reordering threshold in packets.
     pub(super) fn reorder(&self) -> u64 {
         self.reorder
+    }
+
+    /// Age at which a frame older than an acknowledged one is lost, from the round trip (9/8 of it, RFC
+    /// 9002 section 6.1.2): more after answers that turned out to be spurious, up to twice the round
+    /// trip, as RACK's reordering window grows (RFC 8985 section 6.2).
+    pub(super) fn delay(&self, rtt: Nanos) -> Nanos {
+        rtt.saturating_add(rtt / 8 * (1 + self.patience))
+    }
+
+    /// What was sent again was only late.
+    pub(super) fn spurious(&mut self) {
+        self.patience = (self.patience + 1).min(PATIENCE_MAX);
+        self.changed_at = self.received;
     }
 
     /// Smoothed share of frames lost, 0..=1.
@@ -99,6 +129,11 @@ impl LossCounter {
             self.healed += healed;
             self.lost = gap;
             self.reorder = (self.reorder * 2).min(REORDER_MAX);
+            self.changed_at = received;
+        } else if received.saturating_sub(self.changed_at) >= CALM_FRAMES {
+            self.reorder = (self.reorder / 2).max(REORDER_MIN);
+            self.patience = self.patience.saturating_sub(1);
+            self.changed_at = received;
         }
         self.snap_gap = self.snap_gap.min(gap);
         let lost = self.confirm(now, loss_delay);
@@ -126,10 +161,19 @@ impl LossCounter {
         let sure = self.snap_gap.min(gap);
         let lost = sure.saturating_sub(self.lost);
         self.lost += lost;
+        self.judged.0 += (self.snap_largest + 1).saturating_sub(self.judged_below);
+        self.judged.1 += lost;
+        self.judged_below = self.judged_below.max(self.snap_largest + 1);
         self.snap_largest = self.largest;
         self.snap_gap = gap;
         self.snap_at = now;
         lost
+    }
+
+    /// Frames whose fate became certain since the last call, and how many of them were lost. Both are of
+    /// the same frames, in whatever lumps they come.
+    pub(super) fn take_judged(&mut self) -> (u64, u64) {
+        std::mem::take(&mut self.judged)
     }
 
     /// When [`LossCounter::confirm`] will next count something, if nothing arrives.

@@ -9,10 +9,13 @@ pub mod lane_rx;
 pub mod lane_tx;
 pub mod manager;
 pub mod pacer;
+pub mod path;
 pub mod rtt;
 pub mod sent;
 pub mod steer;
 
+mod ahead;
+mod flight;
 mod loss;
 #[cfg(test)]
 mod simtest;
@@ -23,5 +26,6 @@ pub use lane_tx::{
     AckOutcome, AckReject, LaneTx, LaneTxConfig, LaneTxStats, RepairAhead, SymbolKind, TxSymbol,
 };
 pub use pacer::Pacer;
+pub use path::{LaneAck, Path, PathLane};
 pub use rtt::RttEstimator;
 pub use steer::{Arrival, Steering};

@@ -7,10 +7,11 @@ pub const SUPER_PACKET: u64 = 65_536;
 /// A stalled core may catch up on this much time at once, nanoseconds: shared cores lose slices
 /// of some hundred microseconds, and the bandwidth of that time should not be lost with them.
 const CATCH_UP_NS: u64 = 200_000;
-/// Bounds of the bucket, bytes.
-const BUCKET: std::ops::RangeInclusive<u64> = 2 * SUPER_PACKET..=16 * SUPER_PACKET;
-/// Slow senders release about this much time's worth at once rather than 64 KiB, nanoseconds.
-const QUANTUM_NS: u64 = 1_000_000;
+/// The bucket holds that, at least two bursts, and never more than this, bytes.
+const BUCKET: u64 = 16 * SUPER_PACKET;
+/// Slow senders release about this much time's worth at once rather than 64 KiB, nanoseconds: an eighth
+/// of the round trip within these bounds, since queues of short paths hold little.
+const QUANTUM_NS: std::ops::RangeInclusive<u64> = 125_000..=1_000_000;
 
 /// Paces one lane.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,7 @@ pub struct Pacer {
     tokens: i64,
     last: Nanos,
     in_burst: bool,
+    span: Nanos,
 }
 
 fn bytes_in(rate: u64, ns: Nanos) -> u64 {
@@ -29,10 +31,6 @@ fn bytes_in(rate: u64, ns: Nanos) -> u64 {
     bytes.min(1 << 40)
 }
 
-fn quantum(rate: u64) -> i64 {
-    bytes_in(rate, QUANTUM_NS).clamp(1, SUPER_PACKET) as i64
-}
-
 impl Pacer {
     /// Full of tokens for one super-packet.
     pub fn new(now: Nanos) -> Pacer {
@@ -40,7 +38,17 @@ impl Pacer {
             tokens: SUPER_PACKET as i64,
             last: now,
             in_burst: false,
+            span: *QUANTUM_NS.end(),
         }
+    }
+
+    /// Tells the shortest round trip of the path, nanoseconds.
+    pub fn set_rtt(&mut self, rtt: Nanos) {
+        self.span = (rtt / 8).clamp(*QUANTUM_NS.start(), *QUANTUM_NS.end());
+    }
+
+    fn quantum(&self, rate: u64) -> i64 {
+        bytes_in(rate, self.span).clamp(1, SUPER_PACKET) as i64
     }
 
     /// Whether a frame may leave now at `rate` bytes per second. A burst that began goes on until
@@ -50,8 +58,8 @@ impl Pacer {
             let fresh = bytes_in(rate, now - self.last);
             // Time advances only by what it bought: a slow rate polled often loses no fractions.
             if fresh > 0 {
-                let cap = bytes_in(rate, CATCH_UP_NS).clamp(*BUCKET.start(), *BUCKET.end());
-                self.tokens = (self.tokens + fresh as i64).min(cap as i64);
+                let cap = bytes_in(rate, CATCH_UP_NS).min(BUCKET) as i64;
+                self.tokens = (self.tokens + fresh as i64).min(cap.max(2 * self.quantum(rate)));
                 // `fresh` is at most 2^40, so the product may need more than 64 bits.
                 let paid = match fresh.checked_mul(1_000_000_000) {
                     Some(product) => product / rate.max(1),
@@ -63,7 +71,7 @@ impl Pacer {
         if self.in_burst {
             self.in_burst = self.tokens > 0;
         } else {
-            self.in_burst = self.tokens >= quantum(rate);
+            self.in_burst = self.tokens >= self.quantum(rate);
         }
         self.in_burst
     }
@@ -80,7 +88,7 @@ impl Pacer {
 
     /// When the next burst may begin at `rate` bytes per second.
     pub fn next_burst(&self, rate: u64) -> Nanos {
-        let missing = (quantum(rate) - self.tokens).max(0) as u128;
+        let missing = (self.quantum(rate) - self.tokens).max(0) as u128;
         let wait = missing * 1_000_000_000 / u128::from(rate.max(1));
         self.last
             .saturating_add(wait.min(10_000_000_000) as u64)
@@ -131,6 +139,6 @@ mod tests {
             p.on_sent(1448);
             sent += 1448;
         }
-        assert!(sent <= BUCKET.end() + 1448 && sent >= 1_000_000);
+        assert!(sent <= BUCKET + 1448 && sent >= 1_000_000);
     }
 }

@@ -79,11 +79,10 @@ impl RttEstimator {
         self.var
     }
 
-    /// Age at which a frame older than an acknowledged one is lost: 9/8 of the larger of latest
-    /// and smoothed round trip (RFC 9002 section 6.1.2), nanoseconds.
-    pub fn loss_delay(&self) -> Nanos {
-        let rtt = self.latest.max(self.smoothed);
-        rtt + rtt / 8
+    /// The larger of latest and smoothed round trip, which losses are judged by (RFC 9002 section
+    /// 6.1.2), nanoseconds.
+    pub fn recent(&self) -> Nanos {
+        self.latest.max(self.smoothed)
     }
 
     /// Probe timeout without backoff, nanoseconds, for a peer that delays acks by `max_ack_delay`.
@@ -114,6 +113,6 @@ mod tests {
         let mut r = RttEstimator::new(0);
         r.update(u64::MAX / 64, u64::MAX);
         r.update(0, u64::MAX);
-        assert!(r.pto(0) > 0 && r.loss_delay() > 0);
+        assert!(r.pto(0) > 0 && r.recent() > 0);
     }
 }

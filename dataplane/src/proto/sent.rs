@@ -2,7 +2,8 @@
 //! per packet.
 //!
 //! Frames that leave within a small fraction of a round trip share one entry. The delivery rate
-//! follows draft-cheng-iccrg-delivery-rate-estimation with bursts in the place of packets.
+//! follows draft-cheng-iccrg-delivery-rate-estimation with bursts in the place of packets; what the
+//! path had delivered when a burst left is the path's to know ([`Mark`]), since lanes share it.
 
 use crate::base::Nanos;
 use std::collections::VecDeque;
@@ -17,25 +18,30 @@ struct Burst {
     bytes: u64,
     bytes_before: u64,
     sent_at: Nanos,
-    delivered: u64,
-    delivered_at: Nanos,
-    first_sent_at: Nanos,
-    app_limited: bool,
+    mark: Mark,
 }
 
-/// What an acknowledgement says about the path's rate.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct RateSample {
-    /// Bytes per second, where the interval was long enough to tell.
-    pub rate: Option<u64>,
-    /// The sender, not the path, was the limit when the frames were sent.
+/// How far the path was when a burst left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Bytes that the path had delivered.
+    pub delivered: u64,
+    /// When it had.
+    pub delivered_at: Nanos,
+    /// When the newest frame that was delivered then had been sent.
+    pub first_sent_at: Nanos,
+    /// The sender, not the path, was the limit.
     pub app_limited: bool,
-    /// Bytes delivered when the newest acknowledged frame was sent.
-    pub prior_delivered: u64,
-    /// When the newest acknowledged frame was sent; `None` where that is no longer known.
-    pub sent_at: Option<Nanos>,
+}
+
+/// What an acknowledgement says of the frames that were sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acked {
+    /// When the newest acknowledged frame was sent, and how far the path was; `None` where that is
+    /// no longer known.
+    pub sent: Option<(Nanos, Mark)>,
     /// Bytes that this acknowledgement reports as newly delivered.
-    pub acked_bytes: u64,
+    pub bytes: u64,
 }
 
 /// See the module's text.
@@ -47,10 +53,6 @@ pub struct SentLog {
     covered_bytes: u64,
     covered_pn: u64,
     mean_frame: u64,
-    delivered: u64,
-    delivered_at: Nanos,
-    first_sent_at: Nanos,
-    app_limited_until: u64,
     last_sent_at: Nanos,
 }
 
@@ -64,10 +66,6 @@ impl SentLog {
             covered_bytes: 0,
             covered_pn: 0,
             mean_frame: frame.max(1),
-            delivered: 0,
-            delivered_at: 0,
-            first_sent_at: 0,
-            app_limited_until: 0,
             last_sent_at: 0,
         }
     }
@@ -82,21 +80,24 @@ impl SentLog {
         self.last_sent_at
     }
 
-    /// Bytes that the peer is known to have received.
-    pub fn delivered(&self) -> u64 {
-        self.delivered
+    /// Bytes sent since the lane opened.
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes_sent
     }
 
-    /// Notes a frame of `len` bytes; frames within `granularity` of the first share an entry. `idle`
-    /// says that nothing was in flight. Gives its packet number.
-    pub fn on_sent(&mut self, now: Nanos, len: u64, granularity: Nanos, idle: bool) -> u64 {
-        if idle {
-            self.first_sent_at = now;
-            self.delivered_at = now;
-        }
+    /// Notes a frame of `len` bytes; frames within `granularity` of the first share an entry, unless
+    /// `alone` asks for a new one. `mark` is asked for each new entry. Gives its packet number.
+    pub fn on_sent(
+        &mut self,
+        now: Nanos,
+        len: u64,
+        granularity: Nanos,
+        alone: bool,
+        mark: impl FnOnce() -> Mark,
+    ) -> u64 {
         let pn = self.next_pn;
         match self.bursts.back_mut() {
-            Some(b) if !idle && now.saturating_sub(b.sent_at) <= granularity => {
+            Some(b) if !alone && now.saturating_sub(b.sent_at) <= granularity => {
                 b.frames += 1;
                 b.bytes += len;
             }
@@ -111,10 +112,7 @@ impl SentLog {
                     bytes: len,
                     bytes_before: self.bytes_sent,
                     sent_at: now,
-                    delivered: self.delivered,
-                    delivered_at: self.delivered_at,
-                    first_sent_at: self.first_sent_at,
-                    app_limited: self.app_limited_until > 0,
+                    mark: mark(),
                 });
             }
         }
@@ -122,12 +120,6 @@ impl SentLog {
         self.next_pn += 1;
         self.last_sent_at = now;
         pn
-    }
-
-    /// The sender ran out of things to send with `in_flight` bytes under way: rates measured until
-    /// these are delivered say nothing about the path.
-    pub fn on_app_limited(&mut self, in_flight: u64) {
-        self.app_limited_until = (self.delivered + in_flight).max(1);
     }
 
     /// Bytes of `frames` frames in flight, by the mean length of what is above the newest
@@ -146,7 +138,7 @@ impl SentLog {
 
     /// Notes that `fresh` more frames were received and that `largest` (below
     /// [`SentLog::next_pn`], never lower than before) is the newest of them.
-    pub fn on_acked(&mut self, now: Nanos, largest: u64, fresh: u64) -> RateSample {
+    pub fn on_acked(&mut self, largest: u64, fresh: u64) -> Acked {
         let advanced = largest >= self.covered_pn;
         while self.bursts.get(1).is_some_and(|b| b.first_pn <= largest) {
             self.bursts.pop_front();
@@ -176,34 +168,12 @@ impl SentLog {
             self.covered_bytes = upto.max(self.covered_bytes);
             self.covered_pn = largest + 1;
         }
-        let acked_bytes = fresh.saturating_mul(self.mean_frame);
-        let mut sample = RateSample {
-            acked_bytes,
-            ..RateSample::default()
-        };
-        if fresh > 0 {
-            self.delivered += acked_bytes;
-            self.delivered_at = now;
+        Acked {
+            sent: burst
+                .filter(|_| advanced && fresh > 0)
+                .map(|b| (b.sent_at, b.mark)),
+            bytes: fresh.saturating_mul(self.mean_frame),
         }
-        if self.app_limited_until > 0 && self.delivered > self.app_limited_until {
-            self.app_limited_until = 0;
-        }
-        let Some(b) = burst.filter(|_| advanced && fresh > 0) else {
-            return sample;
-        };
-        sample.sent_at = Some(b.sent_at);
-        sample.prior_delivered = b.delivered;
-        sample.app_limited = b.app_limited;
-        let ack_elapsed = now.saturating_sub(b.delivered_at);
-        let send_elapsed = b.sent_at.saturating_sub(b.first_sent_at);
-        let interval = ack_elapsed.max(send_elapsed);
-        let bytes = self.delivered - b.delivered;
-        if interval > 0 {
-            let rate = u128::from(bytes) * 1_000_000_000 / u128::from(interval);
-            sample.rate = Some(rate.min(u128::from(u64::MAX >> 8)) as u64);
-        }
-        self.first_sent_at = b.sent_at;
-        sample
     }
 }
 
@@ -212,31 +182,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn measures_the_rate_of_a_steady_flow() {
+    fn tells_when_and_how_far() {
         let mut log = SentLog::new(1000);
-        // 1,000 bytes per microsecond, acknowledged 50 us later.
-        let mut last = RateSample::default();
         for t in 0..1000u64 {
-            log.on_sent(t * 1000, 1000, 0, t == 0);
+            let mark = || Mark {
+                delivered: t,
+                ..Mark::default()
+            };
+            log.on_sent(t * 1000, 1000, 0, t == 0, mark);
             if t >= 50 {
-                last = log.on_acked(t * 1000, t - 50, 1);
+                let a = log.on_acked(t - 50, 1);
+                let (at, mark) = a.sent.expect("is logged");
+                assert_eq!(
+                    (at, mark.delivered, a.bytes),
+                    ((t - 50) * 1000, t - 50, 1000)
+                );
             }
         }
-        assert_eq!(last.rate, Some(1_000_000_000));
-        assert_eq!(last.sent_at, Some(949_000));
         assert_eq!(log.in_flight_bytes(50), 50_000);
-        assert_eq!(log.delivered(), 950_000);
+        assert_eq!(log.bytes_sent(), 1_000_000);
+        assert_eq!(log.on_acked(949, 0).sent, None);
     }
 
     #[test]
     fn a_full_log_forgets_the_oldest() {
         let mut log = SentLog::new(1000);
         for t in 0..5000u64 {
-            log.on_sent(t, 1000, 0, false);
+            log.on_sent(t, 1000, 0, false, Mark::default);
         }
         assert_eq!(log.bursts.capacity(), BURSTS);
-        assert_eq!(log.on_acked(6000, 10, 11).sent_at, None);
-        assert_eq!(log.on_acked(6000, 4999, 1).sent_at, Some(4999));
+        assert_eq!(log.on_acked(10, 11).sent, None);
+        assert_eq!(log.on_acked(4999, 1).sent.map(|s| s.0), Some(4999));
         assert_eq!(log.in_flight_bytes(0), 0);
     }
 }

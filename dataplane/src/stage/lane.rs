@@ -11,7 +11,7 @@ use crate::crypto::lane::{LaneOpener, LaneSealer};
 use crate::crypto::replay::ReplayWindow;
 use crate::mem::{Arena, ArenaError, SlotBuf};
 use crate::obs::{Counter, CounterSet};
-use crate::proto::{Controller, LaneRx, LaneRxConfig, LaneTx, LaneTxConfig, Steering, TxSymbol};
+use crate::proto::{LaneRx, LaneRxConfig, LaneTx, LaneTxConfig, PathLane, Steering, TxSymbol};
 use crate::verify::{Ledger, Level};
 use crate::window::{self, Reader, Writer};
 use std::net::SocketAddr;
@@ -56,6 +56,9 @@ pub struct LaneParams {
     pub level: Level,
     /// Congestion control and repair ahead.
     pub tx: LaneTxConfig,
+    /// The lane's place on the path that its session's lanes share; without one it has a path of its
+    /// own.
+    pub path: Option<PathLane>,
     /// Bytes of data frames that our socket can hold before the core reads them.
     pub inflight_limit: u32,
     /// How long small messages may gather in an open slot, nanoseconds.
@@ -248,7 +251,10 @@ pub fn open_lane(
         linger: p.linger,
         shared,
         status,
-        tx: LaneTx::new(p.tx),
+        tx: match p.path {
+            Some(path) => LaneTx::on_path(p.tx, path),
+            None => LaneTx::new(p.tx),
+        },
         tx_reader,
         tx_next: 0,
         tx_done: 0,
@@ -306,6 +312,11 @@ impl Lane {
             }
     }
 
+    /// The lane's weight beside others.
+    pub fn weight(&self) -> u32 {
+        self.tx.path().weight()
+    }
+
     /// Content bytes that one slot holds.
     pub const fn capacity(symbol_len: usize) -> usize {
         symbol_len * MAX_DATA_SYMBOLS - SLOT_PREAMBLE_LEN
@@ -355,8 +366,8 @@ impl Lane {
             tx_witnessed: self.witnessed,
             rx_released: self.rx_released,
             in_flight: self.tx.in_flight(),
-            cwnd: self.tx.cc().cwnd(),
-            pacing_rate: self.tx.cc().pacing_rate(),
+            cwnd: self.tx.path().cwnd(),
+            pacing_rate: self.tx.path().pacing_rate(),
             srtt_ns: self.tx.rtt().smoothed(),
             lost: t.lost_frames,
             repair: t.repair,

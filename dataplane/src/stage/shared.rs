@@ -140,6 +140,9 @@ pub struct LaneShared {
     pub acked: AtomicU64,
     /// Slots below this were verified and taken by the peer's application (its witness).
     pub witnessed: AtomicU64,
+    /// Weight of the lane beside others, see [`crate::proto::path`]; 1 to
+    /// [`crate::proto::path::MAX_WEIGHT`].
+    pub weight: AtomicU32,
     /// The core wants to be woken when the application gives slots back.
     pub credit_wanted: AtomicBool,
     /// Since when sent data has waited for any answer, nanoseconds; 0 when none is owed.
@@ -166,6 +169,7 @@ impl LaneShared {
             begun: AtomicU64::new(0),
             acked: AtomicU64::new(0),
             witnessed: AtomicU64::new(0),
+            weight: AtomicU32::new(1),
             credit_wanted: AtomicBool::new(false),
             waiting_since: AtomicU64::new(0),
             session,

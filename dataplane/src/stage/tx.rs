@@ -43,6 +43,8 @@ pub struct SendCtx<'a, B: Backend> {
     pub scratch: &'a mut [u8; MAX_SYMBOL_LEN],
     /// Frames that the lane may still send in this batch.
     pub budget: usize,
+    /// Bytes of data frames that it may still send: one begins while it is above zero.
+    pub deficit: i64,
 }
 
 impl Lane {
@@ -51,6 +53,9 @@ impl Lane {
         if let Some(reason) = self.shared.closed() {
             return self.tell_closed(reason, ctx);
         }
+        self.tx
+            .path()
+            .set_weight(self.shared.weight.load(Ordering::Relaxed));
         let released = self.collect_released();
         if released > 0 {
             self.rx.released(ctx.now, self.rx_released);
@@ -180,7 +185,7 @@ impl Lane {
 
     fn send_symbols<B: Backend>(&mut self, ctx: &mut SendCtx<B>) -> bool {
         let mut any = false;
-        while ctx.budget > 0 {
+        while ctx.budget > 0 && ctx.deficit > 0 {
             let Some(sym) = self.deferred.take().or_else(|| self.tx.poll_send(ctx.now)) else {
                 break;
             };
@@ -188,6 +193,7 @@ impl Lane {
                 Ok(true) => {
                     any = true;
                     ctx.budget -= 1;
+                    ctx.deficit -= (usize::from(sym.symbol_len) + FRAME_OVERHEAD) as i64;
                     if sym.index == 0 && sym.kind == SymbolKind::First {
                         self.note_begun(sym.slot);
                     }

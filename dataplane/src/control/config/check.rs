@@ -1,6 +1,6 @@
 //! Whether the values of a configuration make sense, each alone and together.
 
-use super::{ByteSize, Config, Cores, Repair};
+use super::{ByteSize, Config, Cores, Lanes, Repair};
 use crate::base::limits;
 use std::collections::HashSet;
 use std::path::{Component, Path};
@@ -37,12 +37,21 @@ impl Config {
             let shown = node.control_socket.display();
             out.add("node.control_socket", format!("is \"{shown}\""));
         }
-        out.range(
-            "session.lanes",
-            session.lanes as u64,
-            1,
-            limits::MAX_LANES as u64,
-        );
+        if let Lanes::Count(n) = session.lanes {
+            out.range("session.lanes", n as u64, 1, limits::MAX_LANES as u64);
+        }
+        if let Some(rtt) = self.path.rtt_ms {
+            out.range("path.rtt_ms", rtt, 1, 10_000);
+        }
+        for (key, here, other) in [
+            ("path.rate", self.path.rate.is_some(), "path.rtt_ms"),
+            ("path.rtt_ms", self.path.rtt_ms.is_some(), "path.rate"),
+        ] {
+            let there = self.path.rate.is_some() && self.path.rtt_ms.is_some();
+            if here && !there {
+                out.add(key, format!("is set and {other} is not: one says nothing"));
+            }
+        }
         let slots = session.window_slots as u64;
         out.range(
             "session.window_slots",
@@ -50,6 +59,11 @@ impl Config {
             8,
             limits::WINDOW_SLOTS as u64,
         );
+        let weights = &session.lane_weights;
+        let good = |w: &u32| (1..=crate::proto::path::MAX_WEIGHT).contains(w);
+        if weights.len() > limits::MAX_LANES || !weights.iter().all(good) {
+            out.add("session.lane_weights", format!("is {weights:?}"));
+        }
         out.range("session.linger_us", session.linger_us, 0, 100_000);
         out.range("session.keepalive_s", session.keepalive_s, 1, 600);
         out.range("session.idle_close_s", session.idle_close_s, 2, 3_600);
@@ -71,6 +85,23 @@ impl Config {
                 out.add("af_xdp.queues", format!("is {queues:?}"));
             }
         }
+        if session.lanes == Lanes::Auto
+            && let Some(n) = self.lanes_for_path()
+            && n > limits::WINDOWS_PER_BDP * limits::MAX_LANES as u64
+        {
+            let rate = self.path.rate.map_or_else(String::new, |r| r.to_string());
+            let rtt = self.path.rtt_ms.unwrap_or(0);
+            out.0.push(Complaint {
+                path: "session.lanes".to_owned(),
+                what: format!(
+                    "is \"auto\", and {rate} over {rtt} ms at MTU {} is more than {} lanes of {slots} \
+                     slots hold even where no frame is lost",
+                    node.mtu,
+                    limits::MAX_LANES
+                ),
+                fix: "; raise node.mtu, or set 128 and accept a lower rate",
+            });
+        }
         out.range("memory.budget", self.memory.budget.0, 16 << 20, 4 << 40);
         let needed = self.session_bytes();
         if out.0.is_empty() && self.memory.budget.0 < needed {
@@ -79,9 +110,12 @@ impl Config {
                 path: "memory.budget".to_owned(),
                 what: format!(
                     "is {}, and one session of {} lanes with {} slots at MTU {} takes {shown}",
-                    self.memory.budget, session.lanes, session.window_slots, node.mtu
+                    self.memory.budget,
+                    self.lanes(),
+                    session.window_slots,
+                    node.mtu
                 ),
-                fix: "; raise memory.budget, or lower session.lanes or session.window_slots",
+                fix: "; raise memory.budget, or lower session.lanes, session.window_slots or node.mtu",
             });
         }
         if let Repair::Ahead(n) = self.fec.repair {

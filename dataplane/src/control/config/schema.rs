@@ -20,6 +20,7 @@ pub(super) const SCHEMA: &[Section] = &[
             ("af_xdp", "a table, [af_xdp]"),
             ("memory", "a table, [memory]"),
             ("session", "a table, [session]"),
+            ("path", "a table, [path]"),
             ("crypto", "a table, [crypto]"),
             ("compression", "a table, [compression]"),
             ("verify", "a table, [verify]"),
@@ -65,14 +66,25 @@ pub(super) const SCHEMA: &[Section] = &[
     Section {
         path: "session",
         keys: &[
-            ("lanes", "1 to 128"),
+            ("lanes", "\"auto\", or 1 to 128"),
             ("window_slots", "8 to 96"),
+            (
+                "lane_weights",
+                "a list of numbers from 1 to 1000, one for each of the first lanes, such as [8, 1]",
+            ),
             ("linger_us", "0 to 100000 microseconds"),
             (
                 "keepalive_s",
                 "1 to 600 seconds, at most half of idle_close_s",
             ),
             ("idle_close_s", "2 to 3600 seconds"),
+        ],
+    },
+    Section {
+        path: "path",
+        keys: &[
+            ("rate", "a rate such as \"10Gbit/s\" or \"1.2GB/s\""),
+            ("rtt_ms", "1 to 10000 milliseconds"),
         ],
     },
     Section {
@@ -97,7 +109,7 @@ pub(super) const SCHEMA: &[Section] = &[
         path: "cc",
         keys: &[(
             "mode",
-            "\"auto\", or \"fixed:\" and a rate such as \"fixed:10Gbit/s\"",
+            "\"auto\", \"cubic\", or \"fixed:\" and a rate such as \"fixed:10Gbit/s\"",
         )],
     },
     Section {

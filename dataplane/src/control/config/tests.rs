@@ -130,12 +130,12 @@ fn bad_values_give_line_key_value_and_range() {
     let cases = [
         (
             "[session]\nlanes = 129",
-            "line 2: session.lanes is 129; allowed: 1 to 128",
+            "line 2: session.lanes is 129; allowed: \"auto\", or 1 to 128",
         ),
         ("[session]\nlanes = 0", "session.lanes is 0"),
         (
             "[session]\nlanes = \"x\"",
-            "line 2: session.lanes: invalid type: string \"x\"",
+            "line 2: session.lanes: `x` is neither \"auto\" nor a number",
         ),
         (
             "[session]\nwindow_slots = 97",
@@ -180,10 +180,31 @@ fn bad_values_give_line_key_value_and_range() {
         ),
         ("[memory]\nbudget = \"64mb\"", "`64mb` is no size"),
         ("[memory]\nbudget = -1", "-1 is negative"),
-        ("[memory]\nbudget = \"64MiB\"", "takes 66MiB"),
+        ("[memory]\nbudget = \"64MiB\"", "takes 73MiB"),
         (
             "[session]\nlanes = 128",
             "raise memory.budget, or lower session.lanes",
+        ),
+        (
+            "[path]\nrate = \"10\"",
+            "`10` is no rate; write a number and a unit such as 10Gbit/s",
+        ),
+        ("[path]\nrate = 10", "a bare 10 is ambiguous"),
+        (
+            "[path]\nrtt_ms = 0\nrate = \"1Gbit/s\"",
+            "path.rtt_ms is 0; allowed: 1 to 10000",
+        ),
+        (
+            "[path]\nrtt_ms = 5",
+            "path.rtt_ms is set and path.rate is not",
+        ),
+        (
+            "[session]\nlanes = \"auto\"\n[path]\nrate = \"200Gbit/s\"\nrtt_ms = 100",
+            "200Gbit/s over 100 ms at MTU 1500 is more than 128 lanes",
+        ),
+        (
+            "[session]\nlanes = \"auto\"\n[path]\nrate = \"100Gbit/s\"\nrtt_ms = 20",
+            "one session of 87 lanes with 96 slots at MTU 1500 takes",
         ),
         (
             "[compression]\npolicy = \"deflate:99\"",
@@ -193,7 +214,11 @@ fn bad_values_give_line_key_value_and_range() {
             "[verify]\nlevel = \"strong\"",
             "allowed: \"fast\" or \"full\"",
         ),
-        ("[cc]\nmode = \"bbr\"", "`bbr` is no mode"),
+        ("[cc]\nmode = \"reno\"", "`reno` is no mode"),
+        (
+            "[session]\nlane_weights = [1, 0]",
+            "session.lane_weights is [1, 0]; allowed: a list",
+        ),
         ("[cc]\nmode = 10", "a bare 10 is ambiguous"),
         (
             "[fec]\nrepair = 33",
@@ -302,4 +327,23 @@ proptest! {
         let _ = Config::parse(&text).map_err(|e| e.to_string());
         let _ = Config::parse(&text[..at]).map_err(|e| e.to_string());
     }
+}
+
+#[test]
+fn lanes_follow_the_stated_path() {
+    let parse = |text: &str| Config::parse(text).expect(text);
+    assert_eq!(parse("[session]\nlanes = \"auto\"").lanes(), 4);
+    let text = "[session]\nlanes = \"auto\"\n[memory]\nbudget = \"64GiB\"\n[path]\n";
+    let long = parse(&format!("{text}rate = \"10Gbit/s\"\nrtt_ms = 20"));
+    assert_eq!(long.lanes(), 9);
+    assert_eq!(long.window_bytes(), 9 * 96 * 64 * 1408);
+    // Three products need 138 lanes; 128 hold two of them and more.
+    let longest = "[node]\nmtu = 9000\n";
+    let longest = parse(&format!(
+        "{longest}{text}rate = \"200Gbit/s\"\nrtt_ms = 100"
+    ));
+    assert_eq!(
+        (longest.lanes(), longest.lanes_for_path()),
+        (128, Some(138))
+    );
 }

@@ -91,9 +91,11 @@ impl fmt::Display for ByteSize {
 /// How the sending rate of a path is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum CcMode {
-    /// By congestion control: safe on paths shared with others.
+    /// By a model of the path (BBRv3): safe on paths shared with others.
     #[default]
     Auto,
+    /// By loss (CUBIC), as most of TCP does: slow on paths that lose by themselves.
+    Cubic,
     /// A constant rate, for links that nobody else uses. `fixed:2.5GB/s`, `fixed:10Gbit/s`.
     Fixed {
         /// The rate, bytes on the wire per second.
@@ -105,8 +107,10 @@ impl FromStr for CcMode {
     type Err = String;
 
     fn from_str(s: &str) -> Result<CcMode, String> {
-        if s == "auto" {
-            return Ok(CcMode::Auto);
+        match s {
+            "auto" | "bbr" => return Ok(CcMode::Auto),
+            "cubic" => return Ok(CcMode::Cubic),
+            _ => {}
         }
         let rate = s.strip_prefix("fixed:").and_then(|r| {
             let r = r.trim().strip_suffix("/s").unwrap_or(r.trim());
@@ -115,7 +119,7 @@ impl FromStr for CcMode {
         match rate {
             Some(bytes_per_s) if bytes_per_s > 0 => Ok(CcMode::Fixed { bytes_per_s }),
             _ => Err(format!(
-                "`{s}` is no mode; write auto, or fixed: and a rate such as fixed:2.5GB/s or fixed:10Gbit/s"
+                "`{s}` is no mode; write auto, cubic, or fixed: and a rate such as fixed:2.5GB/s or fixed:10Gbit/s"
             )),
         }
     }
@@ -125,6 +129,7 @@ impl fmt::Display for CcMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             CcMode::Auto => f.write_str("auto"),
+            CcMode::Cubic => f.write_str("cubic"),
             CcMode::Fixed { bytes_per_s } => {
                 let (n, unit) = largest_exact(bytes_per_s, DECIMAL).unwrap_or((0, "B"));
                 write!(f, "fixed:{n}{unit}/s")
@@ -143,6 +148,52 @@ pub enum Cores {
     Count(usize),
     /// Exactly these CPU numbers.
     List(Vec<usize>),
+}
+
+/// Lanes of each session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lanes {
+    /// As many as the stated path needs, and at least one for each core.
+    Auto,
+    /// This many.
+    Count(usize),
+}
+
+/// What a path carries: `10Gbit/s`, `1.2GB/s`. Bytes on the wire per second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate(pub u64);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Rate, String> {
+        let number = s.trim().strip_suffix("/s").unwrap_or(s.trim());
+        match scaled(number, &[BITS, DECIMAL]) {
+            Some(n) if n > 0 && number.ends_with(['t', 'B']) => Ok(Rate(n)),
+            _ => Err(format!(
+                "`{s}` is no rate; write a number and a unit such as 10Gbit/s or 1.2GB/s"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exact = largest_exact(self.0, BITS).or_else(|| largest_exact(self.0, DECIMAL));
+        let (n, unit) = exact.unwrap_or((0, "B"));
+        write!(f, "{n}{unit}/s")
+    }
+}
+
+impl FromStr for Lanes {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Lanes, String> {
+        if s == "auto" {
+            return Ok(Lanes::Auto);
+        }
+        Err(format!("`{s}` is neither \"auto\" nor a number"))
+    }
 }
 
 /// Repair symbols sent ahead with each slot.
@@ -196,7 +247,7 @@ impl<'de> Deserialize<'de> for ByteSize {
 impl<'de> Deserialize<'de> for CcMode {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         d.deserialize_any(TextOrInt {
-            expecting: "\"auto\" or \"fixed:<rate>\"",
+            expecting: "\"auto\", \"cubic\" or \"fixed:<rate>\"",
             from_int: |n| Err(format!("a bare {n} is ambiguous; write \"fixed:{n}MB/s\"")),
             result: PhantomData,
         })
@@ -211,6 +262,26 @@ impl FromStr for Repair {
             return Ok(Repair::Auto);
         }
         Err(format!("`{s}` is neither \"auto\" nor a number"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(TextOrInt {
+            expecting: "a rate such as \"10Gbit/s\"",
+            from_int: |n| Err(format!("a bare {n} is ambiguous; write \"{n}Gbit/s\"")),
+            result: PhantomData,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Lanes {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(TextOrInt {
+            expecting: "\"auto\" or a number of lanes",
+            from_int: |n| Ok(Lanes::Count(usize::try_from(n).unwrap_or(usize::MAX))),
+            result: PhantomData,
+        })
     }
 }
 
@@ -277,6 +348,21 @@ impl Serialize for CcMode {
     }
 }
 
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl Serialize for Lanes {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Lanes::Auto => s.serialize_str("auto"),
+            Lanes::Count(n) => n.serialize(s),
+        }
+    }
+}
+
 impl Serialize for Repair {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -334,13 +420,16 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(CcMode::Fixed { bytes_per_s }));
         }
+        assert_eq!("bbr".parse(), Ok(CcMode::Auto));
+        assert_eq!("cubic".parse(), Ok(CcMode::Cubic));
+        assert_eq!(CcMode::Cubic.to_string(), "cubic");
         for bad in [
             "",
             "fixed",
             "fixed:",
             "fixed:0MB/s",
             "fixed:1GiB/s",
-            "bbr",
+            "reno",
             "AUTO",
         ] {
             assert!(

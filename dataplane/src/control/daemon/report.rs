@@ -116,10 +116,11 @@ impl Daemon {
         line(
             "memory",
             format!(
-                "{} for slots, {} a session of {} lanes, {} pages",
+                "{} for slots, {} a session of {} lanes that can have {} in flight, {} pages",
                 text::bytes(config.memory.budget.0),
                 text::bytes(self.sizes.session as u64),
-                config.session.lanes,
+                self.sizes.lanes,
+                text::bytes(self.sizes.window as u64),
                 if snapshot.huge_pages {
                     "2 MiB"
                 } else {

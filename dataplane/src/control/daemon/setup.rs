@@ -1,13 +1,17 @@
 //! From a configuration to the settings of node and service.
 
 use crate::backend::af_xdp::{self, AfXdpConfig, AttachMode};
+use crate::base::limits::{MAX_DATA_SYMBOLS, MAX_LANES};
 use crate::control::config::{
-    AfXdp, Backend, CcMode, Config, Cores, CryptoSuite, Peer, Repair, XdpMode, ZeroCopy,
+    AfXdp, Backend, ByteSize, CcMode, Config, Cores, CryptoSuite, Lanes, Peer, Repair, XdpMode,
+    ZeroCopy,
 };
 use crate::crypto::base64;
 use crate::crypto::identity::{Identity, IdentityError, PublicKey};
 use crate::engine::topology::{Topology, TopologyError};
-use crate::engine::{BackendChoice, EngineConfig, FixedRate, StartError, SuiteChoice};
+use crate::engine::{BackendChoice, EngineConfig, StartError, SuiteChoice};
+use crate::obs::text;
+use crate::proto::CcKind;
 use crate::proto::manager::PeerConfig;
 use crate::service::{ReceiveRule, ServiceConfig};
 use crate::stage::{Lane, bufs_per_lane};
@@ -49,6 +53,10 @@ pub(super) struct Sizes {
     pub per_lane: usize,
     /// Bytes of one session.
     pub session: usize,
+    /// Lanes of one session.
+    pub lanes: usize,
+    /// Payload that one session can have in flight, bytes.
+    pub window: usize,
 }
 
 /// What node and service are started with.
@@ -77,7 +85,10 @@ impl Plan {
         engine.af_xdp = af_xdp(&config.af_xdp);
         let budget = usize::try_from(config.memory.budget.0);
         engine.memory = Some(budget.unwrap_or(usize::MAX));
-        engine.lanes = config.session.lanes;
+        engine.lanes = match config.session.lanes {
+            Lanes::Count(n) => n,
+            Lanes::Auto => config.lanes().max(engine.cores.len()),
+        };
         engine.window = config.session.window_slots;
         engine.linger = config.session.linger_us * 1_000;
         engine.keepalive = config.session.keepalive_s * 1_000_000_000;
@@ -96,10 +107,12 @@ impl Plan {
         };
         engine.level = config.verify.level;
         engine.compression = config.compression.policy;
-        engine.fixed_rate = match config.cc.mode {
-            CcMode::Auto => None,
-            CcMode::Fixed { bytes_per_s } => Some(FixedRate { bytes_per_s }),
+        engine.congestion = match config.cc.mode {
+            CcMode::Auto => CcKind::Bbr,
+            CcMode::Cubic => CcKind::Cubic,
+            CcMode::Fixed { bytes_per_s } => CcKind::Fixed(bytes_per_s),
         };
+        engine.lane_weights = config.session.lane_weights.clone();
         engine.repair_ahead = match config.fec.repair {
             Repair::Auto => None,
             Repair::Ahead(n) => Some(n),
@@ -116,10 +129,13 @@ impl Plan {
             engine.peers.push(p);
         }
         engine.check()?;
+        enough_memory(engine.memory_bytes() as u64)?;
         let sizes = Sizes {
             buffer: Lane::buf_len(engine.symbol_len()).next_multiple_of(4096),
             per_lane: bufs_per_lane(engine.window),
             session: engine.session_bytes(),
+            lanes: engine.lanes,
+            window: engine.lanes * engine.window * MAX_DATA_SYMBOLS * engine.symbol_len(),
         };
         let service = ServiceConfig {
             identity: engine.identity.clone(),
@@ -134,6 +150,35 @@ impl Plan {
             warnings: warnings(config),
         })
     }
+}
+
+/// Refuses a budget that the host cannot give, before the arena takes every page of it.
+fn enough_memory(wanted: u64) -> Result<(), SetupError> {
+    let Ok(info) = fs::read_to_string("/proc/meminfo") else {
+        return Ok(());
+    };
+    let field = |name: &str| {
+        let line = info.lines().find_map(|l| l.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let (Some(available), huge, size) = (
+        field("MemAvailable:"),
+        field("HugePages_Free:").unwrap_or(0),
+        field("Hugepagesize:").unwrap_or(0),
+    ) else {
+        return Ok(());
+    };
+    let (available, huge) = (available << 10, huge.saturating_mul(size << 10));
+    if wanted <= available || wanted <= huge {
+        return Ok(());
+    }
+    Err(SetupError::Setting(format!(
+        "memory.budget is {}, and this host has {} available and {} in free huge pages; lower it, \
+         with session.lanes, session.window_slots or node.mtu if a session needs as much",
+        ByteSize(wanted),
+        text::bytes(available),
+        text::bytes(huge)
+    )))
 }
 
 fn af_xdp(config: &AfXdp) -> AfXdpConfig {
@@ -261,6 +306,14 @@ fn shared_key(path: &Path) -> Result<[u8; 32], String> {
 
 fn warnings(config: &Config) -> Vec<String> {
     let mut out = Vec::new();
+    if let (Lanes::Auto, Some(wanted)) = (config.session.lanes, config.lanes_for_path())
+        && wanted > MAX_LANES as u64
+    {
+        out.push(format!(
+            "session.lanes = \"auto\": the stated path asks for {wanted} lanes, so that slots that lost \
+             frames can wait for them at the full rate; {MAX_LANES} is the most and is taken"
+        ));
+    }
     for peer in &config.peers {
         for rule in &peer.recv {
             if !fs::metadata(&rule.path).is_ok_and(|m| m.is_dir()) {
@@ -328,7 +381,7 @@ mod tests {
         let other = Identity::from_secret(&[2; 32]).public();
         let config = dir.config(&format!(
             "cores = 1\nport = 1234\nmtu = 9000\nbackend = \"udp\"\n[memory]\nbudget = \
-             \"1GiB\"\n[session]\nlanes = 3\nkeepalive_s = 5\nlinger_us = 0\n[crypto]\nsuite = \
+             \"1GiB\"\n[session]\nlanes = 3\nlane_weights = [4, 1]\nkeepalive_s = 5\nlinger_us = 0\n[crypto]\nsuite = \
              \"aegis-256x2\"\nprovider = \"aws-lc\"\n[verify]\nlevel = \"full\"\n[cc]\nmode = \"fixed:1GB/s\"\n[fec]\nrepair \
              = 4\n[[peer]]\nname = \"b\"\nkey = \"{other}\"\nendpoint = \
              \"127.0.0.1:9\"\n[[peer.recv]]\npath = \"/nonexistent/in\"\nmax_bytes = \"1GB\"\n"
@@ -343,10 +396,8 @@ mod tests {
         assert_eq!(e.provider.map(|p| p.name()), Some("aws-lc"));
         assert_eq!(e.suite, SuiteChoice::Aegis256x2);
         assert_eq!(
-            e.fixed_rate,
-            Some(FixedRate {
-                bytes_per_s: 1_000_000_000
-            })
+            (e.congestion, &e.lane_weights[..]),
+            (CcKind::Fixed(1_000_000_000), &[4, 1][..])
         );
         assert_eq!(
             e.peers[0].endpoint,
@@ -384,7 +435,10 @@ mod tests {
         for (config, want) in [
             (dir.config("cores = 64"), "node.cores"),
             (dir.config("cores = [1000]"), "node.cores: CPU 1000"),
-            (dir.config("[memory]\nbudget = \"67MiB\""), "memory budget"),
+            (
+                dir.config("[memory]\nbudget = \"4TiB\""),
+                "memory.budget is 4TiB, and this host has",
+            ),
             (peer(&ours.public(), ""), "this node's own"),
             (peer(&PublicKey([0; 32]), ""), "no usable X25519 key"),
             (

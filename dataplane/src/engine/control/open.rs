@@ -10,7 +10,7 @@ use crate::engine::command::CoreCommand;
 use crate::engine::error::ConnectError;
 use crate::obs::Counter;
 use crate::proto::manager::{Negotiated, Role};
-use crate::proto::{CcConfig, CcKind, LaneTxConfig, RepairAhead};
+use crate::proto::{CcConfig, LaneTxConfig, Path, PathLane, RepairAhead};
 use crate::stage::{
     CloseReason, LaneEnds, LaneParams, LaneShared, LaneStatus, SessionShared, open_lane,
 };
@@ -138,6 +138,14 @@ impl Control {
         let provider = Provider::for_suite(suite, self.provider).unwrap_or(self.provider);
         let sending = Direction::sending(e.role == Role::Initiator);
         let n = usize::from(e.negotiated.lanes);
+        let cc = CcConfig {
+            kind: self.cfg.congestion,
+            max_rate: None,
+            frame: u64::from(e.negotiated.symbol_len) + FRAME_OVERHEAD as u64,
+            initial_rtt: INITIAL_RTT_NS,
+            seed: now ^ u64::from(e.local_index) << 32,
+        };
+        let path = Path::new(&cc, n);
         let mut opened = Vec::with_capacity(n);
         for lane in 0..n {
             let core = lane % self.cores.len();
@@ -148,6 +156,9 @@ impl Control {
                 link.wakeup.clone(),
                 shared.clone(),
             ));
+            if let Some(&w) = self.cfg.lane_weights.get(lane) {
+                lane_shared.weight.store(w, Ordering::Relaxed);
+            }
             // The lanes of all sessions on a core share its socket buffer.
             let lanes_on_core = n.div_ceil(self.cores.len()).max(1);
             let params = LaneParams {
@@ -169,17 +180,9 @@ impl Control {
                         Some(n) => RepairAhead::Fixed(n),
                         None => RepairAhead::Adaptive,
                     },
-                    cc: CcConfig {
-                        kind: match self.cfg.fixed_rate {
-                            Some(r) => CcKind::Fixed(r.bytes_per_s / n as u64),
-                            None => CcKind::Bbr,
-                        },
-                        max_rate: None,
-                        frame: u64::from(e.negotiated.symbol_len) + FRAME_OVERHEAD as u64,
-                        initial_rtt: INITIAL_RTT_NS,
-                        seed: u64::from(e.local_index) << 8 | lane as u64,
-                    },
+                    cc,
                 },
+                path: Some(PathLane::new(path.clone(), lane)),
                 linger: self.cfg.linger,
                 inflight_limit: (link.rx_capacity / lanes_on_core).min(u32::MAX as usize) as u32,
                 now,

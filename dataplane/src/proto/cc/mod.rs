@@ -1,21 +1,24 @@
 //! Congestion control: how many bytes may be in flight, and how fast they may leave.
 //!
-//! The default is a model of the path in the manner of BBR; `fixed:<rate>` is for owned links.
+//! The default is a model of the path, BBRv3; CUBIC is there for comparison, `fixed:<rate>` for owned
+//! links. One controller serves a path, whatever the number of lanes ([`super::path`]).
 
 mod bbr;
+mod cubic;
 mod fixed;
 
 pub use bbr::Bbr;
+pub use cubic::Cubic;
 pub use fixed::Fixed;
 
 use crate::base::Nanos;
 
-/// What one acknowledgement says. Bytes are whole frames, header and tag included.
+/// What one acknowledgement says of the path. Bytes are whole frames, header and tag included.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AckSample {
     /// When the acknowledgement arrived.
     pub now: Nanos,
-    /// Bytes delivered since the lane opened.
+    /// Bytes delivered since the path was made.
     pub delivered: u64,
     /// Bytes that were delivered when the newest acknowledged frame was sent.
     pub prior_delivered: u64,
@@ -58,21 +61,24 @@ pub trait Controller {
 /// Which controller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CcKind {
-    /// Model of the path, BBR-like.
+    /// Model of the path, BBRv3.
     #[default]
     Bbr,
+    /// Loss-based, for comparison.
+    Cubic,
     /// Constant rate in bytes per second, for links that nobody else uses.
     Fixed(u64),
 }
 
 impl CcKind {
-    /// Reads `bbr` or `fixed:<rate>`, the rate with a decimal unit: `10gbit`, `900mbit`, `1.2GB`,
+    /// Reads `bbr`, `cubic` or `fixed:<rate>`, the rate with a decimal unit: `10gbit`, `900mbit`, `1.2GB`,
     /// `500MB`, or plain bytes per second.
     pub fn parse(text: &str) -> Option<CcKind> {
-        if text == "bbr" {
-            return Some(CcKind::Bbr);
+        match text {
+            "bbr" => Some(CcKind::Bbr),
+            "cubic" => Some(CcKind::Cubic),
+            _ => parse_rate(text.strip_prefix("fixed:")?).map(CcKind::Fixed),
         }
-        parse_rate(text.strip_prefix("fixed:")?).map(CcKind::Fixed)
     }
 }
 
@@ -96,7 +102,7 @@ pub fn parse_rate(text: &str) -> Option<u64> {
     (rate.is_finite() && (1.0..=1e12).contains(&rate)).then_some(rate as u64)
 }
 
-/// How a lane's controller starts.
+/// How a path's controller starts.
 #[derive(Clone, Copy, Debug)]
 pub struct CcConfig {
     /// Which controller.
@@ -107,7 +113,7 @@ pub struct CcConfig {
     pub frame: u64,
     /// Expected round trip before the first sample (the handshake's), nanoseconds.
     pub initial_rtt: Nanos,
-    /// Desynchronises the probing of lanes that share a path.
+    /// Desynchronises the probing of sessions that share a bottleneck.
     pub seed: u64,
 }
 
@@ -118,11 +124,12 @@ pub struct Cc {
     max_rate: u64,
 }
 
-// One of each per lane, made at construction: the size does not matter.
+// One of each per path, made at construction: the size does not matter.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Model {
     Bbr(Bbr),
+    Cubic(Cubic),
     Fixed(Fixed),
 }
 
@@ -132,6 +139,7 @@ impl Cc {
         Cc {
             model: match cfg.kind {
                 CcKind::Bbr => Model::Bbr(Bbr::new(cfg)),
+                CcKind::Cubic => Model::Cubic(Cubic::new(cfg)),
                 CcKind::Fixed(rate) => Model::Fixed(Fixed::new(rate, cfg.initial_rtt)),
             },
             max_rate: cfg.max_rate.unwrap_or(u64::MAX).max(1),
@@ -143,12 +151,14 @@ macro_rules! each {
     ($self:ident, $m:ident => $e:expr) => {
         match &$self.model {
             Model::Bbr($m) => $e,
+            Model::Cubic($m) => $e,
             Model::Fixed($m) => $e,
         }
     };
     (mut $self:ident, $m:ident => $e:expr) => {
         match &mut $self.model {
             Model::Bbr($m) => $e,
+            Model::Cubic($m) => $e,
             Model::Fixed($m) => $e,
         }
     };
@@ -190,6 +200,7 @@ mod tests {
         for bad in ["", "0", "-1", "nan", "inf", "1e300", "10 parsecs", "GB"] {
             assert_eq!(fixed(bad), None, "{bad}");
         }
-        assert_eq!(CcKind::parse("cubic"), None);
+        assert_eq!(CcKind::parse("cubic"), Some(CcKind::Cubic));
+        assert_eq!(CcKind::parse("reno"), None);
     }
 }

@@ -4,14 +4,12 @@ use super::{AckOutcome, AckReject, LaneTx};
 use crate::base::limits::{MAX_DEFICITS, WINDOW_SLOTS};
 use crate::base::seq::class;
 use crate::base::{Bits96, Nanos};
-use crate::proto::cc::{AckSample, Controller};
+use crate::proto::path::LaneAck;
 use crate::wire::ack::Ack;
 
 /// Deficits above this are answered with the missing data itself: the report names it, and it costs
 /// neither encoding nor decoding. Small ones take repair symbols, which fill any hole.
 const REPAIR_DEFICIT_MAX: usize = 16;
-/// Below this smoothed loss a deficit is answered without redundancy.
-const REDUNDANT_LOSS: f32 = 0.05;
 
 impl LaneTx {
     /// Takes an acknowledgement from the authenticated peer; calls `newly_complete` once for each
@@ -40,16 +38,16 @@ impl LaneTx {
         }
         self.stats.acks += 1;
         self.credit = self.credit.max(ack.credit);
-        self.inflight_limit = u64::from(ack.inflight_limit);
         let prior_in_flight = self.in_flight();
         let mut out = AckOutcome {
-            acked_slots: self.complete(ack, &mut newly_complete),
+            acked_slots: self.complete(now, ack, &mut newly_complete),
             ..AckOutcome::default()
         };
         if ack.received > 0 {
             self.take_numbers(now, ack, prior_in_flight, &mut out);
             self.take_reports(ack);
         }
+        self.inflight_limit = self.on_wire.limit(u64::from(ack.inflight_limit));
         // Any word from the peer ends the silence that backoff is for.
         self.pto_count = 0;
         self.pto_base = now;
@@ -96,13 +94,16 @@ impl LaneTx {
         older || ack.base < self.base || ack.received < self.loss.received()
     }
 
-    fn complete(&mut self, ack: &Ack, newly_complete: &mut impl FnMut(u64)) -> u32 {
-        let mut n = 0;
+    fn complete(&mut self, now: Nanos, ack: &Ack, newly_complete: &mut impl FnMut(u64)) -> u32 {
+        let (mut n, mut spurious) = (0, false);
         for slot in self.base..self.next_slot {
             let c = class(slot, WINDOW_SLOTS);
             let claimed = slot < ack.base || ack.complete.contains((slot - ack.base) as usize);
             if claimed && self.done.insert(c) {
                 self.owing.remove(c);
+                // Complete sooner than the answer to its deficit could arrive: it needed none.
+                let m = &self.metas[c];
+                spurious |= m.rounds > 1 && now < m.round_sent_at.saturating_add(self.rtt.min());
                 newly_complete(slot);
                 n += 1;
             }
@@ -112,41 +113,56 @@ impl LaneTx {
             self.base += 1;
         }
         self.cur = self.cur.max(self.base);
+        if spurious {
+            self.stats.spurious += 1;
+            self.loss.spurious();
+        }
         self.stats.acked_slots += u64::from(n);
         n
     }
 
     fn take_numbers(&mut self, now: Nanos, ack: &Ack, prior_in_flight: u64, out: &mut AckOutcome) {
         let advanced = self.loss.largest().is_none_or(|l| ack.largest_pn > l);
-        let loss_delay = self.rtt.loss_delay();
+        let loss_delay = self.loss_delay();
+        let healed = self.loss.healed;
         let (fresh, lost) = self
             .loss
             .on_ack(now, ack.largest_pn, ack.received, loss_delay);
-        let rate = self.log.on_acked(now, ack.largest_pn, fresh);
-        if let Some(sent_at) = rate.sent_at.filter(|_| advanced) {
+        self.note_judged();
+        self.repair.on_healed(self.loss.healed - healed);
+        let acked = self.log.on_acked(ack.largest_pn, fresh);
+        if let Some((sent_at, _)) = acked.sent.filter(|_| advanced) {
             let sample = now.saturating_sub(sent_at);
             let delay = u64::from(ack.delay_us) * 1000;
             out.rtt_sample = Some(self.rtt.update(sample, delay));
+            self.pacer.set_rtt(self.rtt.min());
+        }
+        if self.rtt.has_sample() {
+            let min_rtt = self.rtt.min();
+            self.on_wire.on_delivered(now, acked.bytes, min_rtt);
         }
         out.lost_frames = lost;
         self.stats.lost_frames += lost;
         // A counter that runs backwards, or faster than frames do, is nonsense: ignore it.
         let ce = u64::from(ack.ce.wrapping_sub(self.ce));
         self.ce = ack.ce;
-        self.cc.on_ack(&AckSample {
+        let lane_ack = LaneAck {
             now,
-            delivered: self.log.delivered(),
-            prior_delivered: rate.prior_delivered,
-            acked_bytes: rate.acked_bytes,
+            acked_bytes: acked.bytes,
             acked_frames: fresh,
             lost_frames: lost,
             ce_frames: if ce <= fresh { ce } else { 0 },
             rtt: out.rtt_sample,
-            rate: rate.rate,
-            app_limited: rate.app_limited,
+            sent: acked.sent,
             prior_in_flight,
             in_flight: self.in_flight(),
-        });
+        };
+        self.path.on_ack(&lane_ack, self.log.bytes_sent());
+    }
+
+    pub(super) fn note_judged(&mut self) {
+        let (frames, lost) = self.loss.take_judged();
+        self.repair.on_frames(frames, lost);
     }
 
     /// Fewer than 16 reports cover every slot; 16 cover those from the first to the last of them.
@@ -183,7 +199,7 @@ impl LaneTx {
     /// Makes each slot whose round is settled owe what it lacks.
     pub(super) fn evaluate(&mut self, now: Nanos) {
         self.slot_timer = None;
-        let loss_delay = self.rtt.loss_delay();
+        let loss_delay = self.loss_delay();
         for slot in self.base..self.cur {
             let c = class(slot, WINDOW_SLOTS);
             if self.done.contains(c) || self.owing.contains(c) {
@@ -203,14 +219,15 @@ impl LaneTx {
     }
 
     fn owe(&mut self, c: usize) {
-        let p = self.loss.rate().min(0.9);
+        let p = self.repair.loss().min(0.9);
+        let extra = usize::from(self.repair.plan(self.cur - self.base).extra);
         let m = &mut self.metas[c];
         // An honest receiver with k symbols says "complete"; one more symbol costs little.
         let deficit = (m.k as usize).saturating_sub(m.have.len()).max(1);
-        let mut owed = deficit;
-        if p > REDUNDANT_LOSS {
-            owed += (deficit as f32 * p / (1.0 - p)).ceil() as usize;
-        }
+        let mut owed = deficit + extra;
+        // Above a few lost answers the plan's few extra symbols no longer cover them.
+        let expected = (deficit as f32 * p / (1.0 - p)) as usize;
+        owed += expected.saturating_sub(extra);
         // Each further round doubles nothing but adds a little, so that the tail is short.
         owed += (m.rounds.saturating_sub(2) as usize).min(4);
         let missing = m.missing();

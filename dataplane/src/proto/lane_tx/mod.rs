@@ -15,17 +15,16 @@ pub use types::{
     AckOutcome, AckReject, LaneTxConfig, LaneTxStats, RepairAhead, SymbolKind, TxSymbol,
 };
 
-use super::cc::{Cc, Controller};
+use super::ahead::Ahead;
+use super::flight::OnWire;
 use super::loss::LossCounter;
 use super::pacer::Pacer;
+use super::path::{Path, PathLane};
 use super::rtt::RttEstimator;
 use super::sent::SentLog;
 use crate::base::limits::{FRAME_OVERHEAD, MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, WINDOW_SLOTS};
 use crate::base::seq::class;
 use crate::base::{Bits96, Nanos};
-
-/// Expected losses per slot below which no repair symbol is sent ahead.
-const AHEAD_MIN: f32 = 0.25;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Meta {
@@ -92,12 +91,15 @@ pub struct LaneTx {
     cur: u64,
     next_slot: u64,
     credit: u64,
+    /// The peer's limit and what is on the wire.
     inflight_limit: u64,
+    on_wire: OnWire,
     ahead: RepairAhead,
+    repair: Ahead,
     log: SentLog,
     loss: LossCounter,
     rtt: RttEstimator,
-    cc: Cc,
+    path: PathLane,
     pacer: Pacer,
     grant: Grant,
     blocked: Blocked,
@@ -111,8 +113,14 @@ pub struct LaneTx {
 }
 
 impl LaneTx {
-    /// A sender whose first slot is 0.
+    /// A sender whose first slot is 0, on a path of its own.
     pub fn new(cfg: LaneTxConfig) -> LaneTx {
+        LaneTx::on_path(cfg, PathLane::new(Path::new(&cfg.cc, 1), 0))
+    }
+
+    /// A sender whose first slot is 0, on a path that it shares; `cfg.cc` counts for nothing but
+    /// the round trip expected at first.
+    pub fn on_path(cfg: LaneTxConfig, path: PathLane) -> LaneTx {
         let window = u64::from(cfg.window_slots).clamp(1, WINDOW_SLOTS as u64);
         LaneTx {
             metas: [Meta::default(); WINDOW_SLOTS],
@@ -124,11 +132,13 @@ impl LaneTx {
             next_slot: 0,
             credit: window,
             inflight_limit: u64::from(cfg.inflight_limit),
+            on_wire: OnWire::default(),
             ahead: cfg.repair_ahead,
+            repair: Ahead::new(),
             log: SentLog::new(u64::from(cfg.symbol_len) + FRAME_OVERHEAD as u64),
             loss: LossCounter::new(),
             rtt: RttEstimator::new(cfg.cc.initial_rtt),
-            cc: Cc::new(&cfg.cc),
+            path,
             pacer: Pacer::new(0),
             grant: Grant::default(),
             blocked: Blocked::Idle,
@@ -159,10 +169,11 @@ impl LaneTx {
             return false;
         }
         let c = class(slot, WINDOW_SLOTS);
+        let ahead_left = self.repair_ahead(k);
         self.metas[c] = Meta {
             k,
             symbol_len,
-            ahead_left: self.repair_ahead(k),
+            ahead_left,
             ..Meta::default()
         };
         self.done.remove(c);
@@ -171,16 +182,13 @@ impl LaneTx {
         true
     }
 
-    fn repair_ahead(&self, k: u8) -> u8 {
+    fn repair_ahead(&mut self, k: u8) -> u8 {
         let n = match self.ahead {
             RepairAhead::Fixed(n) => n,
             RepairAhead::Adaptive => {
-                let expected = f32::from(k) * self.loss.rate();
-                if expected < AHEAD_MIN {
-                    return 0;
-                }
-                // Covers the usual slot; the rest is cheaper to answer once known.
-                (expected + 0.7 * expected.sqrt()).round().min(255.0) as u8
+                let full = self.repair.plan(self.cur - self.base).ahead;
+                // Shorter slots lose less; what covers them would cost more of them.
+                (u32::from(full) * u32::from(k) / MAX_DATA_SYMBOLS as u32) as u8
             }
         };
         n.min(MAX_REPAIR_SYMBOLS as u8)
@@ -224,9 +232,9 @@ impl LaneTx {
         &self.rtt
     }
 
-    /// Congestion controller.
-    pub fn cc(&self) -> &Cc {
-        &self.cc
+    /// The lane's end of the path: rate, window, weight.
+    pub fn path(&self) -> &PathLane {
+        &self.path
     }
 
     /// Smoothed share of frames lost before FEC, 0..=1.
@@ -262,34 +270,39 @@ impl LaneTx {
                 } else {
                     Blocked::Idle
                 };
-                let in_flight = self.in_flight();
-                if in_flight < self.cc.cwnd() {
-                    self.log.on_app_limited(in_flight);
-                }
+                self.path.note(self.in_flight(), self.log.bytes_sent());
+                self.path.dry();
                 return None;
             }
         };
         let len = self.frame_len(slot);
         let in_flight = self.in_flight();
+        self.path.note(in_flight, self.log.bytes_sent());
+        let cwnd = self.path.cwnd();
         if in_flight > 0 {
             if in_flight + len > self.inflight_limit {
                 self.blocked = Blocked::Window;
-                self.log.on_app_limited(in_flight);
+                self.path.dry();
                 return None;
             }
-            if in_flight + len > self.cc.cwnd() {
+            if in_flight + len > cwnd {
                 self.blocked = Blocked::Window;
+                self.path.hungry();
                 return None;
             }
         }
-        if !self.pacer.ready(now, self.cc.pacing_rate()) {
+        if !self.pacer.ready(now, self.path.pacing_rate()) {
             self.blocked = Blocked::Pacer;
+            self.path.hungry();
             return None;
         }
         self.blocked = Blocked::No;
         if slot == self.cur && first {
-            let window = self.inflight_limit.min(self.cc.cwnd());
+            let window = self.inflight_limit.min(cwnd);
             let frames = (window.saturating_sub(in_flight) / len).min(self.pacer.frames_left(len));
+            // The lanes of other cores see at once what this one is about to send.
+            let sent = self.log.bytes_sent() + frames * len;
+            self.path.note(in_flight + frames * len, sent);
             self.grant = Grant {
                 slot,
                 at: now,
@@ -378,16 +391,17 @@ impl LaneTx {
     ) -> TxSymbol {
         let len = self.frame_len(slot);
         let idle = self.loss.in_flight(self.log.next_pn()) == 0;
-        if idle {
-            self.cc.on_idle_restart(now);
-        }
+        let idle = idle && self.path.restart(now);
         // Before the first sample each burst has its own entry, afterwards 128 share a round trip.
         let granularity = if self.rtt.has_sample() {
             self.rtt.smoothed() / 128
         } else {
             0
         };
-        let pn = self.log.on_sent(now, len, granularity, idle);
+        let path = &self.path;
+        let pn = self
+            .log
+            .on_sent(now, len, granularity, idle, || path.mark());
         self.pacer.on_sent(len);
         match kind {
             SymbolKind::First => self.stats.first += 1,

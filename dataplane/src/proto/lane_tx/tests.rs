@@ -245,10 +245,11 @@ fn the_receiver_judges_by_slot_and_shape() {
 fn acknowledgements_are_due_when_they_help() {
     let mut r = rx();
     assert_eq!(r.next_timeout(), None);
+    // In the middle of a slot more is expected, until it stays away.
     r.stored(1000, 0, 0, 2, 64, 0);
-    assert_eq!(r.next_timeout(), Some(101_000));
-    assert!(!r.ack_due(100_999) && r.ack_due(101_000));
-    // A gap asks at once.
+    assert_eq!(r.next_timeout(), Some(1_501_000));
+    assert!(!r.ack_due(1_500_999) && r.ack_due(1_501_000));
+    // The first gap asks at once.
     r.stored(2000, 0, 1, 2, 64, 2);
     assert!(r.ack_due(2000));
     let ack = r.build_ack(2000, 0, 5);
@@ -258,16 +259,54 @@ fn acknowledgements_are_due_when_they_help() {
         (1, 96, 5)
     );
     assert!(!r.ack_due(u64::MAX));
-    // A duplicate asks promptly, but not more often than the spacing.
+    // So does the next, or a duplicate, only after a while or with enough data to be worth it.
     r.duplicate(3000, 3);
-    assert!(!r.ack_due(3000) && r.ack_due(22_000));
-    r.build_ack(22_000, 0, 5);
-    // Four complete slots ask at once.
-    for slot in 1..5 {
-        assert!(!r.ack_due(23_000));
-        r.stored(23_000, slot, 0, 1, 64, 3 + slot);
+    assert!(!r.ack_due(1_502_999) && r.ack_due(1_503_000));
+    r.build_ack(1_600_000, 0, 5);
+    r.duplicate(1_601_000, 4);
+    for symbol in 0..3 {
+        assert!(!r.ack_due(2_000_000));
+        r.stored(1_602_000, 1, symbol, 64, 1408, 5 + u64::from(symbol));
     }
-    assert!(r.ack_due(23_000));
+    assert!(!r.ack_due(1_701_999) && r.ack_due(1_702_000));
+    r.stored(1_602_000, 1, 3, 64, 1408, 9);
+    assert!(!r.ack_due(1_619_999) && r.ack_due(1_620_000));
+    r.build_ack(1_620_000, 0, 5);
+    // A slot that leaves another open waits, one that does not is acknowledged soon.
+    r.stored(1_630_000, 2, 0, 1, 64, 10);
+    assert!(!r.ack_due(1_800_000));
+    // Four complete slots ask at once.
+    for slot in 3..6 {
+        assert!(!r.ack_due(1_640_000));
+        r.stored(1_640_000, slot, 0, 1, 64, 8 + slot);
+    }
+    assert!(r.ack_due(1_640_000));
+    r.build_ack(1_640_000, 0, 5);
+    let mut r = rx();
+    r.stored(1000, 0, 0, 1, 64, 0);
+    assert_eq!(r.next_timeout(), Some(101_000));
+}
+
+#[test]
+fn acknowledgements_are_spaced_by_data() {
+    let mut r = rx();
+    let (mut now, mut acks, mut first) = (0, 0, 0);
+    let frames = 64 * 96;
+    for pn in 0..frames {
+        // 100 MB/s.
+        now += 14_080;
+        let slot = pn / 64;
+        r.stored(now, slot, (pn % 64) as u8, 64, 1408, pn);
+        if r.ack_due(now) {
+            r.build_ack(now, slot, 1 << 20);
+            acks += 1;
+            first += u64::from(pn < 256);
+        }
+    }
+    // 48 KiB are 35 of them, and 100 us seven more; slots end now and then. The first ones are
+    // closer together.
+    assert!((frames / 45..frames / 25).contains(&acks), "{acks}");
+    assert!(first > 8, "{first}");
 }
 
 #[test]

@@ -2,19 +2,23 @@
 
 use super::{Blocked, LaneTx};
 use crate::base::Nanos;
-use crate::base::limits::{ACK_DELAY_NS, WINDOW_SLOTS};
+use crate::base::limits::{ACK_DELAY_NS, ACK_QUIET_NS, WINDOW_SLOTS};
 use crate::base::seq::class;
-use crate::proto::cc::{AckSample, Controller};
+use crate::proto::path::LaneAck;
 use crate::proto::rtt::MAX_PTO_NS;
 
-/// What the peer's acknowledgements may wait beyond their timer when its core is busy, nanoseconds.
-const PEER_DELAY_NS: Nanos = 2 * ACK_DELAY_NS;
+/// What the peer's acknowledgements may wait when sending stops in the middle of a slot, nanoseconds.
+const PEER_DELAY_NS: Nanos = ACK_QUIET_NS + ACK_DELAY_NS;
 
 impl LaneTx {
     fn pto(&self) -> Nanos {
         let pto = self.rtt.pto(PEER_DELAY_NS);
         pto.saturating_mul(1 << self.pto_count.min(20))
             .min(MAX_PTO_NS.max(pto))
+    }
+
+    pub(super) fn loss_delay(&self) -> Nanos {
+        self.loss.delay(self.rtt.recent())
     }
 
     /// Whether something unanswered is out, or the peer's silence on credit holds everything up.
@@ -38,12 +42,12 @@ impl LaneTx {
     /// arrives; `now` or earlier means at once.
     pub fn next_timeout(&self, now: Nanos) -> Option<Nanos> {
         let pace = match self.blocked {
-            Blocked::Pacer => Some(self.pacer.next_burst(self.cc.pacing_rate())),
+            Blocked::Pacer => Some(self.pacer.next_burst(self.path.pacing_rate())),
             Blocked::No if self.cur < self.next_slot || !self.owing.is_empty() => Some(now),
             _ => None,
         };
         let probes = (self.probes > 0).then_some(now);
-        let loss = self.loss.timer(self.rtt.loss_delay());
+        let loss = self.loss.timer(self.loss_delay());
         [pace, probes, loss, self.slot_timer, self.pto_at()]
             .into_iter()
             .flatten()
@@ -53,21 +57,21 @@ impl LaneTx {
     /// Runs every timer that is due by `now`.
     pub fn on_timeout(&mut self, now: Nanos) {
         self.grant.frames = 0;
-        let loss_delay = self.rtt.loss_delay();
+        let loss_delay = self.loss_delay();
         if self.loss.timer(loss_delay).is_some_and(|t| t <= now) {
             let lost = self.loss.confirm(now, loss_delay);
             if lost > 0 {
                 self.stats.lost_frames += lost;
+                self.note_judged();
                 let in_flight = self.in_flight();
-                self.cc.on_ack(&AckSample {
+                let ack = LaneAck {
                     now,
-                    delivered: self.log.delivered(),
                     lost_frames: lost,
-                    app_limited: true,
                     prior_in_flight: in_flight,
                     in_flight,
-                    ..AckSample::default()
-                });
+                    ..LaneAck::default()
+                };
+                self.path.on_ack(&ack, self.log.bytes_sent());
             }
         }
         if self.slot_timer.is_some_and(|t| t <= now) {
@@ -90,7 +94,7 @@ impl LaneTx {
         self.stats.pto_fired += 1;
         self.pto_count = self.pto_count.saturating_add(1);
         self.pto_base = now;
-        self.cc.on_pto(self.pto_count);
+        self.path.on_pto(now, self.pto_count, self.rtt.smoothed());
         if incomplete {
             self.probes = if self.pto_count > 1 { 2 } else { 1 };
         } else {

@@ -101,6 +101,8 @@ pub struct LaneTxStats {
     pub lost_frames: u64,
     /// Frames that were counted lost and arrived late.
     pub late_frames: u64,
+    /// Acknowledgements that showed an answer to a deficit to be needless: the symbols were only late.
+    pub spurious: u64,
     /// Slots acknowledged.
     pub acked_slots: u64,
     /// Probe timeouts.

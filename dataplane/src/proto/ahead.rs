@@ -1,0 +1,291 @@
+//! How many repair symbols leave with a slot, and how many more answer a deficit.
+//!
+//! More repair brings a slot home in half a round trip instead of one and a half, and costs bytes on
+//! every slot. [`Ahead`] picks the number that makes delivery time x overhead smallest, under a bound
+//! on the overhead, from the measured loss and how it clusters: in bursts, most slots lose nothing
+//! and a few lose more than any sensible number of repair symbols covers, so that sending again when
+//! the loss is known is the better use of the bytes.
+
+use crate::base::limits::{MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS};
+
+/// Time constant of the loss that repair is planned for, frames: some round trips' worth, so that
+/// the plan follows the path and not the luck of single slots.
+const LOSS_FRAMES: f32 = 4096.0;
+/// Frames over which losses are counted to see how they cluster: longer than bursts are.
+const CLUSTER_FRAMES: u32 = 512;
+/// Such spans that the dispersion is smoothed over.
+const CLUSTER_SPANS: f32 = 16.0;
+/// A plan holds for so many frames.
+const PLAN_FRAMES: u32 = 256;
+/// Loss below which a path is clean: nothing is sent ahead.
+const CLEAN: f32 = 0.0005;
+/// Overhead that repair may have: so many times the loss, and a constant. With acknowledgements, at
+/// most 0.4 %, that is below 1.5 x loss + 1 %.
+const BUDGET: (f64, f64) = (1.5, 0.005);
+
+/// Loss of one lane as repair sees it, and the plan made from it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ahead {
+    loss: f32,
+    frames: u64,
+    span_frames: u32,
+    span_lost: u32,
+    /// Variance of losses in a span over what independent losses would have; 1 where they are.
+    dispersion: f32,
+    spans: u32,
+    age: u32,
+    plan: Plan,
+}
+
+/// Repair symbols for a slot of 64 data symbols.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Sent with the slot.
+    pub(super) ahead: u8,
+    /// Sent beyond a known deficit.
+    pub(super) extra: u8,
+}
+
+impl Ahead {
+    pub(super) fn new() -> Ahead {
+        Ahead {
+            loss: 0.0,
+            frames: 0,
+            span_frames: 0,
+            span_lost: 0,
+            dispersion: 1.0,
+            spans: 0,
+            age: PLAN_FRAMES,
+            plan: Plan::default(),
+        }
+    }
+
+    /// Takes how many of the next `n` frames were lost.
+    pub(super) fn on_frames(&mut self, n: u64, lost: u64) {
+        let lost = lost.min(n);
+        if n == 0 {
+            return;
+        }
+        self.frames = self.frames.saturating_add(n);
+        // At first a plain mean, so that one early loss does not weigh like many.
+        let n_f = n as f32;
+        let weight = (n_f / LOSS_FRAMES).max(n_f / self.frames as f32).min(1.0);
+        self.loss += (lost as f32 / n_f - self.loss) * weight;
+        let n = n.min(u64::from(u32::MAX)) as u32;
+        self.age = self.age.saturating_add(n);
+        self.span_frames = self.span_frames.saturating_add(n);
+        self.span_lost = self
+            .span_lost
+            .saturating_add(lost.min(u64::from(u32::MAX)) as u32);
+        if self.span_frames >= CLUSTER_FRAMES {
+            self.end_span();
+        }
+    }
+
+    /// So many frames that counted as lost were only late.
+    pub(super) fn on_healed(&mut self, frames: u64) {
+        if frames == 0 {
+            return;
+        }
+        let weight = (1.0 / LOSS_FRAMES).max(1.0 / self.frames.max(1) as f32);
+        self.loss = (self.loss - frames as f32 * weight).max(0.0);
+        let frames = frames.min(u64::from(u32::MAX)) as u32;
+        self.span_lost = self.span_lost.saturating_sub(frames);
+    }
+
+    fn end_span(&mut self) {
+        let n = self.span_frames as f32;
+        let mean = n * self.loss;
+        // Below one expected loss a span says little about clusters.
+        if mean >= 1.0 {
+            let off = self.span_lost as f32 - mean;
+            let ratio = off * off / (mean * (1.0 - self.loss).max(0.1));
+            self.spans = self.spans.saturating_add(1);
+            let weight = (1.0 / CLUSTER_SPANS).max(1.0 / self.spans as f32);
+            self.dispersion += (ratio.min(256.0) - self.dispersion) * weight;
+        }
+        (self.span_frames, self.span_lost) = (0, 0);
+    }
+
+    /// Smoothed share of frames lost, over a longer time than congestion control looks at.
+    pub(super) fn loss(&self) -> f32 {
+        self.loss
+    }
+
+    /// The plan for now. `in_flight` is how many slots the lane has under way: each waits for the
+    /// slowest before it.
+    pub(super) fn plan(&mut self, in_flight: u64) -> Plan {
+        if self.age >= PLAN_FRAMES {
+            self.age = 0;
+            self.plan = plan(
+                f64::from(self.loss),
+                f64::from(self.dispersion.max(1.0)),
+                in_flight,
+            );
+        }
+        self.plan
+    }
+}
+
+/// Chances of 0, 1, 2, ... losses of a mean and a variance: negative binomial, which is Poisson where
+/// both are equal.
+struct Losses {
+    x: f64,
+    chance: f64,
+    /// Of the recurrence `P(x + 1) = P(x) (a + b x) / (x + 1)` (Panjer's class).
+    a: f64,
+    b: f64,
+}
+
+impl Losses {
+    fn new(mean: f64, dispersion: f64) -> Losses {
+        let (a, b, none) = if dispersion > 1.01 {
+            let r = mean / (dispersion - 1.0);
+            let q = 1.0 - 1.0 / dispersion;
+            (r * q, q, dispersion.powf(-r))
+        } else {
+            (mean, 0.0, (-mean).exp())
+        };
+        Losses {
+            x: 0.0,
+            chance: none,
+            a,
+            b,
+        }
+    }
+
+    fn next(&mut self) -> f64 {
+        let now = self.chance;
+        self.chance *= (self.a + self.b * self.x) / (self.x + 1.0);
+        self.x += 1.0;
+        now
+    }
+}
+
+fn plan(loss: f64, dispersion: f64, in_flight: u64) -> Plan {
+    let mut best = Plan::default();
+    if loss < f64::from(CLEAN) {
+        return best;
+    }
+    let p = loss.min(0.9);
+    let k = MAX_DATA_SYMBOLS as f64;
+    let waits = in_flight.clamp(1, 96) as i32;
+    let budget = p * BUDGET.0 + BUDGET.1;
+    let mut least = f64::INFINITY;
+    for ahead in 0..=MAX_REPAIR_SYMBOLS as u8 {
+        let sent = f64::from(ahead);
+        let mut losses = Losses::new((k + sent) * p, dispersion);
+        let (mut fine, mut covered) = (0.0, 0.0);
+        for x in 0..=ahead {
+            let chance = losses.next();
+            fine += chance;
+            covered += chance * f64::from(x);
+        }
+        let late = (1.0 - fine).max(0.0);
+        // Mean of what is missing beyond the repair symbols, where anything is.
+        let missing = ((k + sent) * p - covered - late * sent).max(0.0);
+        for extra in 0..=2u8 {
+            let resent = (missing + late * f64::from(extra)) / (1.0 - p);
+            let overhead = (sent + resent) / k;
+            // With nothing to spare every lost answer costs another round trip.
+            let answer = missing / late.max(1e-9) + f64::from(extra);
+            let mut lost = Losses::new(answer * p, 1.0);
+            let ok: f64 = (0..=extra).map(|_| lost.next()).sum();
+            let later = late * (1.0 - ok).max(0.0);
+            // Half a round trip, and another for each time that some slot before is late.
+            let slow = |chance: f64| 1.0 - (1.0 - chance).max(0.0).powi(waits);
+            let time = 0.5 + slow(late) + slow(later);
+            let cost = time * (1.0 + overhead);
+            // Where even sending again alone is beyond the budget, the cheapest is taken.
+            let over = (overhead / budget - 1.0).max(0.0);
+            let cost = if over > 0.0 { 1e6 * (1.0 + over) } else { cost };
+            if cost < least {
+                least = cost;
+                best = Plan { ahead, extra };
+            }
+        }
+        if sent / k > budget {
+            break;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clean_path_gets_nothing_and_a_lossy_one_stays_within_its_budget() {
+        assert_eq!(plan(0.0, 1.0, 30), Plan::default());
+        assert_eq!(plan(0.0004, 1.0, 96), Plan::default());
+        // One symbol of 64 is 1.6 %: beyond what 0.1 % of loss may cost.
+        assert_eq!(plan(0.001, 1.0, 30).ahead, 0);
+        assert_eq!(plan(0.01, 1.0, 1).ahead, 1);
+        // Among many slots one is late anyway: what counts is that its answer arrives.
+        assert!(plan(0.01, 1.0, 60).extra > 0);
+        let at5 = plan(0.05, 1.0, 30).ahead;
+        assert!((3..=5).contains(&at5), "{at5}");
+        for p in 1..40 {
+            let loss = f64::from(p) / 100.0;
+            let plan = plan(loss, 1.0, 30);
+            assert!(f64::from(plan.ahead) / 64.0 <= loss * BUDGET.0 + BUDGET.1);
+        }
+    }
+
+    #[test]
+    fn bursts_are_answered_rather_than_prevented() {
+        assert!(plan(0.05, 19.0, 30).ahead < plan(0.05, 1.0, 30).ahead);
+        assert_eq!(plan(0.01, 19.0, 30).ahead, 0);
+    }
+
+    #[test]
+    fn chances_add_up() {
+        for (mean, dispersion) in [(0.5, 1.0), (3.2, 1.0), (3.2, 5.0), (8.0, 20.0)] {
+            let mut l = Losses::new(mean, dispersion);
+            let (mut sum, mut expected) = (0.0, 0.0);
+            for x in 0..2000 {
+                let p = l.next();
+                sum += p;
+                expected += p * f64::from(x);
+            }
+            assert!((sum - 1.0).abs() < 1e-6, "{mean} {dispersion} {sum}");
+            assert!((expected - mean).abs() < 1e-3, "{expected}");
+        }
+    }
+
+    #[test]
+    fn bursts_show_in_the_dispersion() {
+        let dispersion = |burst: u64| {
+            let mut a = Ahead::new();
+            let mut x = 1u64;
+            for _ in 0..4000 {
+                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                // Runs of 32 frames that lose 2 %, singly or `burst` at once.
+                let chance = 0.02 * 32.0 / burst as f64;
+                let hit = (x >> 11) as f64 / (1u64 << 53) as f64 <= chance;
+                let lost = if hit { burst } else { 0 };
+                a.on_frames(32, lost);
+            }
+            assert!((a.loss() - 0.02).abs() < 0.008, "{}", a.loss());
+            a.dispersion
+        };
+        let (single, ten) = (dispersion(1), dispersion(10));
+        assert!(single < 3.0 && ten > 5.0, "{single} {ten}");
+    }
+
+    #[test]
+    fn nothing_breaks_at_the_ends() {
+        for loss in [0.0, 0.3, 0.6, 0.9, 1.0] {
+            for dispersion in [1.0, 1.02, 50.0, 256.0] {
+                let p = plan(loss, dispersion, 96);
+                assert!(p.ahead <= 32 && p.extra <= 2);
+            }
+        }
+        let mut a = Ahead::new();
+        a.on_frames(u64::MAX, u64::MAX);
+        a.on_frames(1, 0);
+        a.on_frames(u64::MAX, u64::MAX);
+        assert!(a.plan(0).ahead <= 32);
+    }
+}
