@@ -11,6 +11,8 @@ use super::Nanos;
 
 /// BBRv3's loss threshold, here above the path's own loss.
 const EXCESS: f64 = 0.02;
+/// In startup the path's own is hardly known, and overrunning it at twice its rate loses a lot.
+const STARTUP_EXCESS: f64 = 0.1;
 /// Frames that an epoch has at least, or losses: what is fewer says little.
 const EPOCH_FRAMES: u64 = 200;
 const EPOCH_LOSSES: u64 = 20;
@@ -20,8 +22,9 @@ const FEW: u64 = 6;
 const MEASURE_FRAMES: u64 = 500;
 /// Share of the queue seen below which a round trip is near the shortest.
 const NEAR: u64 = 4;
-/// A queue shows in round trips where it lengthens them by this share and time, nanoseconds.
-const SHOWS: (u64, Nanos) = (24, 50_000);
+/// A queue shows in round trips where it lengthens them by this share and time, nanoseconds, which is
+/// more than delayed acknowledgements do.
+const SHOWS: (u64, Nanos) = (8, 250_000);
 /// What is believed of a path whose queue does not show.
 const UNSEEN_MAX: f64 = 0.06;
 /// Loss below which there is nothing to tell apart.
@@ -144,7 +147,12 @@ impl PathLoss {
         let base = self.base();
         let q = base.max(rate).min(0.5);
         let noise = (q * (1.0 - q) / all as f64).sqrt();
-        let limit = base * 1.25 + EXCESS + 3.0 * noise.max(self.deviation);
+        let excess = if self.in_startup {
+            STARTUP_EXCESS
+        } else {
+            EXCESS
+        };
+        let limit = base * 1.25 + excess + 3.0 * noise.max(self.deviation);
         // The first epoch of all has nothing to be compared with.
         let first = self.in_startup && self.startup.is_none();
         let congested = rate > limit && self.lost >= FEW && !first;

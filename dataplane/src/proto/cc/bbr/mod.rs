@@ -24,6 +24,8 @@ use probe::{Phase, Probe};
 /// 4 ln 2: doubles the rate each round.
 const STARTUP_GAIN: f64 = 2.77;
 const DRAIN_GAIN: f64 = 0.5;
+/// Rounds without growth that end startup, in quarters: one with a queue counts whole.
+const FULL_ROUNDS: u32 = 12;
 /// Window over bandwidth-delay product, and while probing for more.
 const CWND_GAIN: f64 = 2.0;
 const UP_CWND_GAIN: f64 = 2.25;
@@ -217,10 +219,15 @@ impl Bbr {
         *slot = (*slot).max(extra);
     }
 
-    /// Startup ends after three rounds without a quarter more, or with one that loses or is marked
-    /// as only an overrun path does.
+    /// Startup ends after three rounds with a queue and without a quarter more, or one that also loses or is marked as
+    /// only an overrun path does. While the rate still grows, no loss ends it: it is the path's own.
     fn check_full(&mut self, s: &AckSample, congested: bool) {
         if self.filled {
+            return;
+        }
+        let bw = self.max_bandwidth();
+        if bw as f64 >= self.full_bw as f64 * 1.25 {
+            (self.full_bw, self.full_rounds) = (bw, 0);
             return;
         }
         if congested {
@@ -228,17 +235,17 @@ impl Bbr {
             self.bounds.after_startup(s);
             return;
         }
-        let bw = self.max_bandwidth();
         // With more in flight than the path holds the sender cannot have been the limit.
         if s.app_limited && s.prior_in_flight < self.bdp(bw, 1.25) {
             return;
         }
-        if bw as f64 >= self.full_bw as f64 * 1.25 {
-            (self.full_bw, self.full_rounds) = (bw, 0);
-            return;
-        }
-        self.full_rounds += 1;
-        self.filled = self.full_rounds >= 3;
+        // A path that is full has a queue. Without one, lost acknowledgements or busy hosts may be
+        // what keeps the rate down.
+        let queue = s
+            .rtt
+            .is_some_and(|r| r > self.rtt() + self.rtt() / 8 + MIN_MODEL_RTT_NS / 2);
+        self.full_rounds += if queue { 4 } else { 1 };
+        self.filled = self.full_rounds >= FULL_ROUNDS;
     }
 
     fn update_min_rtt(&mut self, s: &AckSample) {
