@@ -85,7 +85,7 @@ impl Default for LabConfig {
 #[derive(Debug)]
 pub struct Lab {
     /// What carries frames between them, in the wire; ends before its interfaces do.
-    emulator: Option<Emulator>,
+    emulator: Option<Box<Emulator>>,
     /// One end: 10.96.0.1, fd96::1.
     pub left: Host,
     /// The other end: 10.96.0.2, fd96::2.
@@ -162,11 +162,11 @@ impl Lab {
 
     /// What carries frames between the two, of a lab that [`Lab::with_emulator`] made.
     pub fn emulator(&self) -> Option<&Emulator> {
-        self.emulator.as_ref()
+        self.emulator.as_deref()
     }
 
     pub(crate) fn set_emulator(&mut self, emulator: Emulator) {
-        self.emulator = Some(emulator);
+        self.emulator = Some(Box::new(emulator));
     }
 
     /// MTU of both ends, bytes.

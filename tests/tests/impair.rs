@@ -295,7 +295,7 @@ fn tcp_crosses_whole_over_both_families() {
         ..Path::default()
     };
     emulator(&lab).set(&[path, path], 9).unwrap();
-    let sent: Vec<u8> = (0..2_000_000_u32).map(|i| (i * 31 >> 3) as u8).collect();
+    let sent: Vec<u8> = (0..2_000_000_u32).map(|i| ((i * 31) >> 3) as u8).collect();
     for addr in lab.right.addrs() {
         let listener = lab.right.run(|| TcpListener::bind((addr, 0))).unwrap();
         let listener = listener.unwrap();

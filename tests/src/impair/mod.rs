@@ -75,6 +75,8 @@ pub struct Traffic {
     pub passed_frames: u64,
     /// Bytes of them.
     pub passed_bytes: u64,
+    /// Address resolution and group membership, which pass unharmed and count nowhere else.
+    pub control: u64,
     /// Frames that the path lost.
     pub lost_frames: u64,
     /// Frames that found the queue full.
@@ -110,6 +112,7 @@ impl Traffic {
             seen_bytes: n(&c.seen_bytes),
             passed_frames: n(&c.passed_frames),
             passed_bytes: n(&c.passed_bytes),
+            control: n(&c.control),
             lost_frames: n(&c.lost_frames),
             queue_frames: n(&c.queue_frames),
             queue_high: n(&c.queue_high),

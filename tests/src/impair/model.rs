@@ -264,16 +264,10 @@ impl Direction {
         }
     }
 
-    /// As [`Direction::judge`], for address resolution: a loss there would test the kernel's
-    /// one-second timers and not the transport, so it only waits its time.
-    pub fn judge_resolution(&mut self, now: u64) -> Fate {
-        let now = now.max(self.last_arrival);
-        Fate::Passes {
-            due: now + self.path.delay.as_nanos() as u64,
-            mark: false,
-            twice: false,
-            late: false,
-        }
+    /// When a frame that arrives at `now` comes out that is only delayed, nanoseconds. For address
+    /// resolution: a loss there would test the kernel's one-second timers and not the transport.
+    pub fn delay_only(&self, now: u64) -> u64 {
+        now.max(self.last_arrival) + self.path.delay.as_nanos() as u64
     }
 
     fn lost(&mut self) -> bool {
@@ -303,15 +297,19 @@ const IPV4: [u8; 2] = [0x08, 0x00];
 const ARP: [u8; 2] = [0x08, 0x06];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 
-/// Whether a frame is ARP or IPv6 neighbour discovery.
-pub fn is_resolution(frame: &[u8]) -> bool {
+/// Whether a frame is of the kind that hosts send by themselves, at times of their own: ARP, IPv6
+/// neighbour discovery, group membership (IGMP, and MLD behind its hop-by-hop options).
+pub fn is_control(frame: &[u8]) -> bool {
+    let at = |i: usize| frame.get(IP + i).copied();
     match frame.get(ETHERTYPE..IP) {
         Some(kind) if kind == ARP => true,
-        // Next header ICMPv6, types 133 to 137.
-        Some(kind) if kind == IPV6 => {
-            frame.get(IP + 6) == Some(&58)
-                && frame.get(IP + 40).is_some_and(|t| (133..=137).contains(t))
-        }
+        Some(kind) if kind == IPV4 => at(9) == Some(2),
+        // Next header ICMPv6 with types 133 to 137; or options of eight bytes before it.
+        Some(kind) if kind == IPV6 => match at(6) {
+            Some(58) => at(40).is_some_and(|t| (133..=137).contains(&t)),
+            Some(0) => at(40) == Some(58) && at(41) == Some(0),
+            _ => false,
+        },
         _ => false,
     }
 }
@@ -533,16 +531,32 @@ mod tests {
     }
 
     #[test]
-    fn resolution_is_known() {
-        let mut arp = vec![0; 42];
-        arp[12..14].copy_from_slice(&ARP);
-        let mut nd = vec![0; 86];
-        nd[12..14].copy_from_slice(&IPV6);
-        nd[20] = 58;
-        nd[54] = 135;
-        assert!(is_resolution(&arp) && is_resolution(&nd));
-        nd[54] = 128;
-        assert!(!is_resolution(&nd) && !is_resolution(&[]) && !is_resolution(&[0; 60]));
+    fn what_hosts_send_by_themselves_is_known() {
+        let frame = |kind: [u8; 2], bytes: &[(usize, u8)]| {
+            let mut frame = vec![0; 90];
+            frame[12..14].copy_from_slice(&kind);
+            for &(at, value) in bytes {
+                frame[14 + at] = value;
+            }
+            frame
+        };
+        let own = [
+            frame(ARP, &[]),
+            frame(IPV4, &[(9, 2)]),
+            frame(IPV6, &[(6, 58), (40, 135)]),
+            frame(IPV6, &[(6, 0), (40, 58), (48, 143)]),
+        ];
+        let traffic = [
+            frame(IPV4, &[(9, 17)]),
+            frame(IPV6, &[(6, 58), (40, 128)]),
+            frame(IPV6, &[(6, 17)]),
+            frame(IPV6, &[(6, 0), (40, 17)]),
+            vec![],
+            vec![8],
+            frame(IPV6, &[(6, 58)])[..54].to_vec(),
+        ];
+        assert!(own.iter().all(|f| is_control(f)));
+        assert!(!traffic.iter().any(|f| is_control(f)));
     }
 
     #[test]

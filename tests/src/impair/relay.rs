@@ -1,6 +1,6 @@
 //! The thread that carries frames from one port to the other.
 
-use super::model::{Cause, Direction, Fate, Path, is_resolution, mark_ce};
+use super::model::{Cause, Direction, Fate, Path, is_control, mark_ce};
 use super::port::{BATCH, Batch, Port, clock, sleep_until, wait};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use ctp96::obs::hist::Histogram;
@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const TURN: usize = 128;
 /// How long a quiet relay sleeps before it looks for orders.
 const IDLE_NS: u64 = 5_000_000;
+/// Marks the slot of a frame that is not counted as traffic.
+const CONTROL: u32 = 1 << 31;
 /// A busy relay sleeps no longer than this, so that the ring does not fill meanwhile.
 const DOZE_NS: u64 = 1_000_000;
 /// Rounds between two looks at the kernel's count of frames that found the ring full.
@@ -41,6 +43,8 @@ counts! {
     passed_frames,
     /// Bytes of them.
     passed_bytes,
+    /// Address resolution and group membership, which pass unharmed and count nowhere else.
+    control,
     /// Frames that the path lost.
     lost_frames,
     /// Frames that found the queue full.
@@ -112,7 +116,18 @@ impl Flow {
             let Some(frame) = port.take() else {
                 return n;
             };
+            // Time counts from the kernel's stamp: being late to look makes nothing late that is
+            // still to wait.
+            let age = real.saturating_sub(frame.stamp);
+            let age = if age > STAMP_MAX_NS { 0 } else { age };
+            let arrived = now.saturating_sub(age);
             let c = &self.counts;
+            if is_control(port.bytes(frame.slot)) {
+                add(&c.control, 1);
+                let due = self.model.delay_only(arrived);
+                self.push(due, frame.slot | CONTROL);
+                continue;
+            }
             add(&c.seen_frames, 1);
             add(&c.seen_bytes, frame.len as u64);
             if !frame.whole {
@@ -120,16 +135,7 @@ impl Flow {
                 port.release(frame.slot);
                 continue;
             }
-            // Time counts from the kernel's stamp: being late to look makes nothing late that is
-            // still to wait.
-            let age = real.saturating_sub(frame.stamp);
-            let age = if age > STAMP_MAX_NS { 0 } else { age };
-            let arrived = now.saturating_sub(age);
-            let fate = match is_resolution(port.bytes(frame.slot)) {
-                true => self.model.judge_resolution(arrived),
-                false => self.model.judge(arrived, frame.len),
-            };
-            match fate {
+            match self.model.judge(arrived, frame.len) {
                 Fate::Dropped(cause) => {
                     add(
                         match cause {
@@ -178,11 +184,15 @@ impl Flow {
         if n == 0 {
             return 0;
         }
+        let control = slots.map(|slot| slot & CONTROL != 0);
+        let slots = slots.map(|slot| slot & !CONTROL);
         let taken = batch.send(from, &slots[..n], to);
         let left = clock(libc::CLOCK_MONOTONIC);
         let c = &self.counts;
         for i in 0..n {
-            if taken[i] {
+            if control[i] {
+                // Whoever sent it repeats it.
+            } else if taken[i] {
                 add(&c.passed_frames, 1);
                 add(&c.passed_bytes, from.bytes(slots[i]).len() as u64);
                 c.late.record(left.saturating_sub(dues[i]));
