@@ -356,14 +356,18 @@ fn a_ring_that_is_too_small_is_told_from_the_path() {
         ..Path::default()
     };
     emulator(&lab).set(&[path, Path::default()], 1).unwrap();
-    let patience = Some(Duration::from_secs(2));
-    right.set_read_timeout(patience).unwrap();
+    right
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
     send_numbered(&left, 400, 64);
     let arrived = receive_numbered(&right).len() as u64;
     let [there, _] = emulator(&lab).traffic();
     assert_eq!(arrived, there.passed_frames);
-    assert_eq!(there.overflow, 400 - arrived);
-    assert!(there.overflow > 0);
+    // What hosts send by themselves may find the ring full as well.
+    assert!(
+        there.overflow >= 400 - arrived && arrived < 400,
+        "{there:?}"
+    );
     let why = there.overload(Duration::MAX).unwrap();
     assert!(why.contains("ring full"), "{why}");
 }
