@@ -150,17 +150,30 @@ pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<
         Load::Slots => {
             let mut payload = Payload::new(job.bytes, job.chunk.min(first.slot_capacity()))?;
             meter = Meter::start()?;
+            let (end, mut sent) = (job.end(), 0);
             while let Some(piece) = payload.next_piece() {
                 if let Ok(slot) = first.try_claim() {
                     turns.count(true);
                     slot.fill(piece);
                 } else {
                     turns.count(false);
-                    first.claim(STALL)?.fill(piece);
+                    match first.claim(end.left()) {
+                        Ok(slot) => slot.fill(piece),
+                        Err(_) if end.over() => break,
+                        Err(e) => return Err(e.into()),
+                    }
                 }
+                sent += piece.len() as u64;
                 if setup.observe {
                     watch.look(std::slice::from_ref(first));
                 }
+                if end.passed() {
+                    break;
+                }
+            }
+            if end.is_set() {
+                let report = meter.stop(sent)?;
+                return finish(report, "send", setup, node, |r| r.occupancy = watch.end());
             }
         }
         Load::Messages { streams, len } => {
@@ -227,14 +240,19 @@ pub fn receive(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Resu
     let mut received = 0;
     match setup.load {
         Load::Slots => {
-            while received < job.bytes {
+            let end = job.end();
+            while received < job.bytes && !end.over() {
                 if let Ok(slot) = first.try_slot() {
                     turns.count(true);
                     received += slot.len() as u64;
                     continue;
                 }
                 turns.count(false);
-                received += first.slot(STALL)?.len() as u64;
+                match first.slot(end.left()) {
+                    Ok(slot) => received += slot.len() as u64,
+                    Err(_) if end.over() => break,
+                    Err(e) => return Err(e.into()),
+                }
             }
         }
         Load::Messages { streams, .. } => received = in_turn(&mut lanes, streams, job.bytes)?,

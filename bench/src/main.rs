@@ -8,6 +8,7 @@ mod ctp;
 mod diff;
 mod host;
 mod html;
+mod impair;
 mod load;
 mod napi;
 mod peer;
@@ -103,6 +104,19 @@ enum Command {
         #[command(flatten)]
         own: cli::Network,
     },
+    /// Goodput over paths with a rate, a delay and loss, beside TCP and QUIC (needs root).
+    ///
+    /// A third namespace between the two hosts carries their frames in user space, byte by byte as
+    /// the path would, and counts them; a run in which it could not keep up is repeated, then
+    /// refused. Every stack has the same path, the same time and fair buffers.
+    Paths {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        own: cli::Paths,
+    },
+    /// Two namespaces with a lossy and long path between them, to try any program over (needs root).
+    Impair(impair::Impair),
     /// Held rates over a longer time: tail latency, drift and memory.
     Sustained {
         #[command(flatten)]
@@ -261,6 +275,8 @@ fn main() -> ExitCode {
         Command::Verification { common, own } => suites(&common, &[Suite::Verification(own)]),
         Command::Acceleration { common, own } => suites(&common, &[Suite::Acceleration(own)]),
         Command::Network { common, own } => suites(&common, &[Suite::Network(own)]),
+        Command::Paths { common, own } => suites(&common, &[Suite::Paths(own)]),
+        Command::Impair(o) => impair::run(&o),
         Command::Sustained { common, own } => suites(&common, &[Suite::Sustained(own)]),
         Command::Diff(o) => match cli::compare(&o) {
             Ok(true) => return ExitCode::FAILURE,

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a peer process is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +34,73 @@ pub struct Job {
     pub congestion: String,
     /// What carries the bytes.
     pub stack: Stack,
+    /// Move as much as possible in this time instead of `bytes`, seconds. The receiver's clock
+    /// counts, from when the connection stands.
+    #[serde(default)]
+    pub seconds: Option<f64>,
+}
+
+impl Job {
+    /// When this side is to stop; to be called when its meter starts.
+    pub fn end(&self) -> End {
+        let grace = match self.role {
+            Role::Send { .. } => GRACE,
+            Role::Receive { .. } => Duration::ZERO,
+        };
+        let over = |s: f64| Instant::now() + Duration::from_secs_f64(s);
+        End {
+            over: self.seconds.map(over),
+            grace,
+        }
+    }
+}
+
+/// How long a sender goes on after its time, so that the receiver's last moments are like the
+/// others.
+const GRACE: Duration = Duration::from_millis(250);
+/// A stall this long means that the other side is gone.
+const STALL: Duration = Duration::from_secs(30);
+
+/// The end of a run that is limited by time.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    over: Option<Instant>,
+    grace: Duration,
+}
+
+impl End {
+    /// Whether time limits the run at all.
+    pub fn is_set(&self) -> bool {
+        self.over.is_some()
+    }
+
+    /// Whether what goes wrong now is the run's end: for the receiver when its time is over. A sender
+    /// cannot know the receiver's clock, but a receiver that leaves early says so itself.
+    pub fn over(&self) -> bool {
+        let since = |t| self.grace > Duration::ZERO || Instant::now() >= t;
+        self.over.is_some_and(since)
+    }
+
+    /// Whether this side is to stop.
+    pub fn passed(&self) -> bool {
+        self.over.is_some_and(|t| Instant::now() >= t + self.grace)
+    }
+
+    /// How long one step may wait: until the end, or as long as a stall is not a failure.
+    pub fn left(&self) -> Duration {
+        match self.over {
+            Some(t) => (t + self.grace).saturating_duration_since(Instant::now()),
+            None => STALL,
+        }
+    }
+
+    /// How long a blocking call on a socket may take before the end is looked at again.
+    pub fn tick(&self) -> Duration {
+        match self.over {
+            Some(_) => Duration::from_millis(50),
+            None => STALL,
+        }
+    }
 }
 
 /// What carries the bytes.
@@ -295,6 +362,7 @@ pub fn run_sides(
         core,
         congestion: congestion.to_owned(),
         stack,
+        seconds: None,
     };
     let bind = site.bind();
     let receive = job(Role::Receive { bind }, task.receiver_core, stack);
@@ -304,6 +372,40 @@ pub fn run_sides(
     let mut sender = site.sender(&send)?;
     // A sender that failed ends here; dropping the receiver then ends it too.
     Ok([sender.hear()?, receiver.hear()?])
+}
+
+/// Runs sender and receiver for `seconds` at the two ends of `site`, as fast as they can; gives their
+/// reports. `stopped` is called when the receiver's time is over.
+pub fn run_timed(
+    site: &Site,
+    cores: [usize; 2],
+    seconds: f64,
+    congestion: &str,
+    stack: Stack,
+    stopped: impl FnOnce(),
+) -> Result<[SideReport; 2]> {
+    let other = match &stack {
+        Stack::Ctp(setup) => Stack::Ctp(setup.swapped()),
+        same => same.clone(),
+    };
+    let job = |role, core, stack| Job {
+        role,
+        bytes: u64::MAX,
+        chunk: 256 << 10,
+        core,
+        congestion: congestion.to_owned(),
+        stack,
+        seconds: Some(seconds),
+    };
+    let bind = site.bind();
+    let mut receiver = site.receiver(&job(Role::Receive { bind }, cores[1], stack))?;
+    let ready: Ready = receiver.hear()?;
+    let mut sender = site.sender(&job(Role::Send { to: ready.addr }, cores[0], other))?;
+    // A sender that fails early closes its output, and its receiver ends by itself or is killed.
+    let received = receiver.hear();
+    stopped();
+    let sent = sender.hear()?;
+    Ok([sent, received?])
 }
 
 /// A peer process; killed when dropped.

@@ -45,6 +45,25 @@ impl Site {
         Ok(Site::Veth(Lab::new(&LabConfig { mtu, offloads })?))
     }
 
+    /// Two namespaces with a path between them that [`Site::emulator`] sets. TCP gets buffers for any
+    /// path that fits, and remembers nothing from one connection to the next.
+    ///
+    /// # Errors
+    /// The namespaces or the emulator cannot be made.
+    pub fn path(options: &::tests::impair::Options) -> Result<Site> {
+        let lab = Lab::with_emulator(options)?;
+        fair_tcp(&lab)?;
+        Ok(Site::Veth(lab))
+    }
+
+    /// What emulates the path, if anything does.
+    pub fn emulator(&self) -> Option<&::tests::impair::Emulator> {
+        match self {
+            Site::Veth(lab) => lab.emulator(),
+            _ => None,
+        }
+    }
+
     /// The host named on the command line, `HOST` or `HOST:PORT`.
     ///
     /// # Errors
@@ -75,6 +94,7 @@ impl Site {
     /// Name in tables.
     pub fn name(&self) -> &'static str {
         match self {
+            Site::Veth(lab) if lab.emulator().is_some() => "path",
             Site::Veth(_) => "veth",
             Site::Loopback { .. } => "loopback",
             Site::Remote { .. } => "remote",
@@ -118,6 +138,24 @@ impl Site {
             }
         }
     }
+}
+
+/// Largest buffer of a TCP socket on emulated paths, bytes: several times any product of rate and
+/// round trip that is measured.
+pub const TCP_BUFFER: u32 = 64 << 20;
+
+/// Lets TCP's auto-tuning grow to [`TCP_BUFFER`] in both namespaces, and keeps it from starting a
+/// connection with what the one before, of another congestion control, has left in the cache.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn fair_tcp(lab: &Lab) -> Result<()> {
+    for host in lab.hosts() {
+        host.set_sysctl("ipv4/tcp_rmem", &format!("4096 131072 {TCP_BUFFER}"))?;
+        host.set_sysctl("ipv4/tcp_wmem", &format!("4096 65536 {TCP_BUFFER}"))?;
+        host.set_sysctl("ipv4/tcp_no_metrics_save", "1")?;
+    }
+    Ok(())
 }
 
 /// Runs the receiving end of whoever connects, one at a time, until the process is ended.
@@ -213,6 +251,7 @@ mod tests {
             core: 0,
             congestion: String::new(),
             stack: Stack::Tcp,
+            seconds: None,
         };
         let bind = Ipv4Addr::LOCALHOST.into();
         let receive = serde_json::to_string(&job(Role::Receive { bind })).unwrap();

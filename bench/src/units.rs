@@ -33,6 +33,37 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("`{text}` is too large"))
 }
 
+/// Parses a bit rate: `400Mbit`, `1G`, `2.5Gbit`, `56000`; decimal, a second.
+pub fn parse_bits(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a bit rate; give for instance 300Mbit or 1G");
+    let lower = text.trim().to_ascii_lowercase();
+    let lower = lower.strip_suffix("/s").unwrap_or(&lower);
+    let lower = lower.strip_suffix("bit").or(lower.strip_suffix('b'));
+    let lower = lower.unwrap_or(text.trim()).to_ascii_lowercase();
+    let (number, scale) = match lower.chars().last() {
+        Some('k') => (&lower[..lower.len() - 1], 1e3),
+        Some('m') => (&lower[..lower.len() - 1], 1e6),
+        Some('g') => (&lower[..lower.len() - 1], 1e9),
+        _ => (&*lower, 1.0),
+    };
+    let value = number.trim().parse::<f64>().map_err(|_| wrong())? * scale;
+    match value {
+        v if v.is_finite() && (1.0..=1e13).contains(&v) => Ok(v.round() as u64),
+        _ => Err(wrong()),
+    }
+}
+
+/// `300 Mb/s`, `1.5 Gb/s`.
+pub fn show_bits(rate: u64) -> String {
+    let r = rate as f64;
+    match () {
+        () if r >= 1e9 => format!("{} Gb/s", r / 1e9),
+        () if r >= 1e6 => format!("{} Mb/s", r / 1e6),
+        () if r >= 1e3 => format!("{} kb/s", r / 1e3),
+        () => format!("{rate} b/s"),
+    }
+}
+
 /// `4 GiB`, `1.5 MiB`: binary, at most one decimal.
 pub fn show_bytes(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -65,5 +96,19 @@ mod tests {
         assert_eq!(show_bytes(4 << 30), "4 GiB");
         assert_eq!(show_bytes(1536), "1.5 KiB");
         assert_eq!(show_bytes(7), "7 B");
+    }
+
+    #[test]
+    fn bit_rates_are_decimal() {
+        assert_eq!(parse_bits("400Mbit"), Ok(400_000_000));
+        assert_eq!(parse_bits("2.5 Gbit/s"), Ok(2_500_000_000));
+        assert_eq!(parse_bits("1G"), Ok(1_000_000_000));
+        assert_eq!(parse_bits("64kb"), Ok(64_000));
+        assert_eq!(parse_bits("56000"), Ok(56_000));
+        for wrong in ["", "M", "-1M", "0", "fast", "1T", "infG"] {
+            assert!(parse_bits(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(show_bits(400_000_000), "400 Mb/s");
+        assert_eq!(show_bits(2_500_000_000), "2.5 Gb/s");
     }
 }

@@ -9,6 +9,7 @@
 //! Code enters a namespace with `setns` on a thread of its own, or in the child before `exec`:
 //! unlike `ip netns exec`, that leaves the mounts (cgroup, sysfs) as they are.
 
+use crate::impair::Emulator;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
@@ -23,6 +24,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Name of the veth interface, the same on both hosts.
 pub const LINK: &str = "ctp0";
+/// Interface of the namespace between the two hosts that leads to the left one.
+pub(crate) const TO_LEFT: &str = "to-a";
+/// The same, to the right one.
+pub(crate) const TO_RIGHT: &str = "to-b";
 const PREFIX: &str = "ctp96-";
 const NETNS_DIR: &str = "/run/netns";
 
@@ -53,6 +58,9 @@ pub enum Offloads {
     /// Segmentation offloads and GRO off: every frame crosses alone, so that loss, counters and
     /// cost per packet are those of a real wire. Needs `ethtool`.
     PerFrame,
+    /// As [`Offloads::PerFrame`], and checksums are computed by the host that sends, so that what
+    /// is on the wire is complete.
+    Off,
 }
 
 /// What kind of pair to make.
@@ -76,6 +84,8 @@ impl Default for LabConfig {
 /// Two joined namespaces; dropping it removes both.
 #[derive(Debug)]
 pub struct Lab {
+    /// What carries frames between them, in the wire; ends before its interfaces do.
+    emulator: Option<Box<Emulator>>,
     /// One end: 10.96.0.1, fd96::1.
     pub left: Host,
     /// The other end: 10.96.0.2, fd96::2.
@@ -104,6 +114,7 @@ impl Lab {
             left,
             right,
             wire: None,
+            emulator: None,
             mtu: config.mtu,
         };
         let (a, b) = (lab.left.name(), lab.right.name());
@@ -120,40 +131,22 @@ impl Lab {
         Ok(lab)
     }
 
-    /// As [`Lab::new`], with a bridge between the two that loses each frame with `probability`, in
-    /// both directions, ARP and neighbour discovery excepted. Frames of AF_XDP pass neither `tc` nor
-    /// queues on the hosts themselves, so loss needs a place of its own.
-    ///
-    /// # Errors
-    /// As for [`Lab::new`], and if the loss program does not compile or attach.
-    pub fn with_lossy_bridge(config: &LabConfig, probability: f64) -> Result<Self, LabError> {
+    /// As [`Lab::new`], with a third namespace between the two instead of one pair: its interfaces
+    /// [`TO_LEFT`] and [`TO_RIGHT`] lead to the hosts, and nothing forwards between them yet.
+    pub(crate) fn with_wire(config: &LabConfig) -> Result<Self, LabError> {
         let mut lab = Self::new(config)?;
         let name = lab.left.name().trim_end_matches('a').to_owned() + "w";
         let wire = Host::new(name.clone(), 3)?;
         lab.left.ip(&["link", "del", LINK])?;
         let mtu = config.mtu.to_string();
-        wire.ip(&["link", "add", "br0", "type", "bridge"])?;
-        let object = crate::loss::compile(probability)?;
-        let object = object.to_string_lossy().into_owned();
-        for (host, port) in [(&lab.left, "to-a"), (&lab.right, "to-b")] {
+        for (host, port) in [(&lab.left, TO_LEFT), (&lab.right, TO_RIGHT)] {
             let pair = [
                 "link", "add", port, "mtu", &mtu, "type", "veth", "peer", "name", LINK, "netns",
             ];
             wire.ip(&[&pair[..], &[host.name()]].concat())?;
-            wire.ip(&["link", "set", port, "master", "br0", "up"])?;
-            let program = [
-                "bpf",
-                "direct-action",
-                "object-file",
-                &object,
-                "section",
-                "tc",
-            ];
-            let tc = |args: &[&str]| run_tool(wire.command("tc").args(args)).map(drop);
-            tc(&["qdisc", "add", "dev", port, "clsact"])?;
-            tc(&[&["filter", "add", "dev", port, "ingress"][..], &program].concat())?;
+            wire.ip(&["link", "set", port, "addrgenmode", "none"])?;
+            wire.ip(&["link", "set", port, "up"])?;
         }
-        wire.ip(&["link", "set", "br0", "mtu", &mtu, "up"])?;
         for host in lab.hosts() {
             host.prepare(config)?;
             host.set_link_up(true)?;
@@ -162,30 +155,18 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Frames that the bridge has seen and dropped so far; nothing without a bridge.
-    ///
-    /// # Errors
-    /// `tc` failed or its answer lacks a counter.
-    pub fn bridge_counts(&self) -> Result<Option<(u64, u64)>, LabError> {
-        let Some(wire) = &self.wire else {
-            return Ok(None);
-        };
-        let (mut seen, mut dropped) = (0, 0);
-        for port in ["to-a", "to-b"] {
-            let args = ["-s", "-j", "qdisc", "show", "dev", port, "clsact"];
-            let text = run_tool(wire.command("tc").args(args))?;
-            let json: serde_json::Value =
-                serde_json::from_str(&text).map_err(|e| LabError::new(format!("tc -j: {e}")))?;
-            let get = |name: &str| {
-                let found = json.as_array().into_iter().flatten();
-                let mut found = found.filter(|q| q["kind"] == "clsact");
-                found.find_map(|q| q[name].as_u64())
-            };
-            let missing = || LabError::new(format!("tc -s -j qdisc lacks counters: {text}"));
-            seen += get("packets").ok_or_else(missing)?;
-            dropped += get("drops").ok_or_else(missing)?;
-        }
-        Ok(Some((seen, dropped)))
+    /// The namespace between the two, if there is one.
+    pub(crate) fn wire(&self) -> Option<&Host> {
+        self.wire.as_ref()
+    }
+
+    /// What carries frames between the two, of a lab that [`Lab::with_emulator`] made.
+    pub fn emulator(&self) -> Option<&Emulator> {
+        self.emulator.as_deref()
+    }
+
+    pub(crate) fn set_emulator(&mut self, emulator: Emulator) {
+        self.emulator = Some(Box::new(emulator));
     }
 
     /// MTU of both ends, bytes.
@@ -229,10 +210,11 @@ impl Host {
         // No link-local address: nothing but the test's own traffic on the wire.
         self.ip(&["link", "set", LINK, "addrgenmode", "none"])?;
         self.ip(&["link", "set", LINK, "mtu", &mtu])?;
-        if config.offloads == Offloads::PerFrame {
-            self.segment_every_frame()?;
+        match config.offloads {
+            Offloads::Whole => Ok(()),
+            Offloads::PerFrame => self.switch_off(&["tso", "tx-udp-segmentation", "gro"]),
+            Offloads::Off => self.switch_off(&["tso", "tx-udp-segmentation", "gro", "tx", "rx"]),
         }
-        Ok(())
     }
 
     /// Only once the interface is up: an IPv6 address added before does not join its
@@ -245,10 +227,9 @@ impl Host {
             .map(drop)
     }
 
-    fn segment_every_frame(&self) -> Result<(), LabError> {
-        let off = ["tso", "tx-udp-segmentation", "gro"];
+    fn switch_off(&self, features: &[&str]) -> Result<(), LabError> {
         let mut args = vec!["-K", LINK];
-        for feature in off {
+        for feature in features {
             args.extend([feature, "off"]);
         }
         run_tool(self.command("ethtool").args(&args)).map(drop)
@@ -290,6 +271,34 @@ impl Host {
         self.ip(&["link", "set", LINK, if up { "up" } else { "down" }])?;
         // The kernel forgets IPv6 addresses when an interface goes down.
         if up { self.add_addresses() } else { Ok(()) }
+    }
+
+    /// Tells this host where `other` is, so that neither asks: what crosses is the test's traffic
+    /// alone.
+    pub(crate) fn know(&self, other: &Host) -> Result<(), LabError> {
+        let text = other.ip(&["-j", "link", "show", LINK])?;
+        let json: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|e| LabError::new(format!("ip -j link show: {e}")))?;
+        let mac = json[0]["address"]
+            .as_str()
+            .ok_or_else(|| LabError::new("ip -j link show has no address"))?;
+        for addr in other.addrs() {
+            let addr = addr.to_string();
+            let fixed = ["lladdr", mac, "dev", LINK, "nud", "permanent"];
+            self.ip(&[&["neigh", "replace", &addr][..], &fixed].concat())?;
+        }
+        Ok(())
+    }
+
+    /// Sets a network sysctl of this namespace, such as `ipv4/tcp_rmem`.
+    ///
+    /// # Errors
+    /// The kernel has none of that name in namespaces, or refuses the value.
+    pub fn set_sysctl(&self, name: &str, value: &str) -> Result<(), LabError> {
+        let path = Path::new("/proc/sys/net").join(name);
+        // The kernel shows /proc/sys/net of the namespace that the looking thread is in.
+        self.run(|| std::fs::write(&path, value))?
+            .map_err(|e| LabError::new(format!("{}: {e}", path.display())))
     }
 
     /// Gives the interface `n` queues each way. Needs `ethtool`.

@@ -2,6 +2,7 @@
 //!
 //! - [`lab`]: two network namespaces joined by a veth pair.
 //! - [`loss`]: random frame loss on that pair, made by a tc-bpf program.
+//! - [`impair`]: delay, rate, queue and loss between the two, in user space.
 //! - [`node`]: the daemon and the command-line program on a host of the lab.
 //! - [`require`]: what a test needs from the machine, and what happens where it is missing.
 //! - [`frames`]: valid frames, from which the tests of parsers start.
@@ -14,6 +15,7 @@
 
 pub mod frames;
 pub mod fuzz;
+pub mod impair;
 pub mod lab;
 pub mod loss;
 pub mod node;

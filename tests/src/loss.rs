@@ -7,7 +7,7 @@
 //! With [`crate::lab::Offloads::Whole`] one drop takes a whole super-packet (up to 64 KB); for
 //! independent loss of frames make the lab with [`crate::lab::Offloads::PerFrame`].
 
-use crate::lab::{Host, LINK, LabError, run_tool, tool};
+use crate::lab::{Host, LINK, Lab, LabConfig, LabError, TO_LEFT, TO_RIGHT, run_tool, tool};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,6 +21,67 @@ pub struct LossCounts {
     pub frames: u64,
     /// Packets that it dropped; a super-packet counts once.
     pub dropped: u64,
+}
+
+impl Lab {
+    /// As [`Lab::new`], with a bridge between the two that loses each frame with `probability`, in
+    /// both directions, ARP and neighbour discovery excepted. Frames of AF_XDP pass neither `tc` nor
+    /// queues on the hosts themselves, so loss needs a place of its own.
+    ///
+    /// # Errors
+    /// As for [`Lab::new`], and if the loss program does not compile or attach.
+    pub fn with_lossy_bridge(config: &LabConfig, probability: f64) -> Result<Self, LabError> {
+        let object = compile(probability)?;
+        let object = object.to_string_lossy().into_owned();
+        let lab = Lab::with_wire(config)?;
+        let Some(wire) = lab.wire() else {
+            return Err(LabError::new("a lab without its wire"));
+        };
+        wire.ip(&["link", "add", "br0", "type", "bridge"])?;
+        for port in [TO_LEFT, TO_RIGHT] {
+            wire.ip(&["link", "set", port, "master", "br0"])?;
+            let program = [
+                "bpf",
+                "direct-action",
+                "object-file",
+                &object,
+                "section",
+                "tc",
+            ];
+            let tc = |args: &[&str]| run_tool(wire.command("tc").args(args)).map(drop);
+            tc(&["qdisc", "add", "dev", port, "clsact"])?;
+            tc(&[&["filter", "add", "dev", port, "ingress"][..], &program].concat())?;
+        }
+        let mtu = config.mtu.to_string();
+        wire.ip(&["link", "set", "br0", "mtu", &mtu, "up"])?;
+        Ok(lab)
+    }
+
+    /// Frames that the bridge has seen and dropped so far; nothing without a bridge.
+    ///
+    /// # Errors
+    /// `tc` failed or its answer lacks a counter.
+    pub fn bridge_counts(&self) -> Result<Option<(u64, u64)>, LabError> {
+        let Some(wire) = self.wire() else {
+            return Ok(None);
+        };
+        let (mut seen, mut dropped) = (0, 0);
+        for port in [TO_LEFT, TO_RIGHT] {
+            let args = ["-s", "-j", "qdisc", "show", "dev", port, "clsact"];
+            let text = run_tool(wire.command("tc").args(args))?;
+            let json: serde_json::Value =
+                serde_json::from_str(&text).map_err(|e| LabError::new(format!("tc -j: {e}")))?;
+            let get = |name: &str| {
+                let found = json.as_array().into_iter().flatten();
+                let mut found = found.filter(|q| q["kind"] == "clsact");
+                found.find_map(|q| q[name].as_u64())
+            };
+            let missing = || LabError::new(format!("tc -s -j qdisc lacks counters: {text}"));
+            seen += get("packets").ok_or_else(missing)?;
+            dropped += get("drops").ok_or_else(missing)?;
+        }
+        Ok(Some((seen, dropped)))
+    }
 }
 
 impl Host {

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::contender::{Contender, Sample, Task};
 use crate::peer::{self, Job, Meter, Ready, SideReport};
 use crate::site::Site;
+use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint, EndpointConfig, TransportConfig, VarInt};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 /// A stall this long means that the other side is gone.
 const STALL: Duration = Duration::from_secs(30);
+/// How long a connection may take to part at the end of a run that time limits.
+const PART: Duration = Duration::from_millis(200);
 /// Bytes in flight at most: more than any path measured here has.
 const WINDOW: u32 = 32 << 20;
 /// Socket buffers, bytes.
@@ -22,7 +25,7 @@ const BUFFER: libc::c_int = 8 << 20;
 /// IP and UDP headers, bytes.
 const HEADERS: u32 = 48;
 
-/// QUIC with quinn's CUBIC.
+/// QUIC with one of quinn's congestion controls, by default its CUBIC.
 pub struct Quic {
     /// Certificate and provider.
     pub credentials: Credentials,
@@ -34,12 +37,19 @@ impl Contender for Quic {
     }
 
     fn transfer(&self, site: &Site, task: &Task) -> Result<Sample> {
+        let setup = Setup::new(site, &self.credentials);
+        peer::run_pair(site, task, "cubic", peer::Stack::Quic(setup))
+    }
+}
+
+impl Setup {
+    /// A run at `site`.
+    pub fn new(site: &Site, credentials: &Credentials) -> Setup {
         let datagram = site.mtu().saturating_sub(HEADERS).clamp(1200, 65_000);
-        let stack = peer::Stack::Quic(Setup {
-            credentials: self.credentials.clone(),
+        Setup {
+            credentials: credentials.clone(),
             datagram: datagram as u16,
-        });
-        peer::run_pair(site, task, "cubic", stack)
+        }
     }
 }
 
@@ -49,8 +59,13 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .build()?)
 }
 
-fn transport(datagram: u16) -> Result<Arc<TransportConfig>> {
+fn transport(datagram: u16, congestion: &str) -> Result<Arc<TransportConfig>> {
     let mut config = TransportConfig::default();
+    match congestion {
+        "cubic" => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
+        "bbr" => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
+        other => return Err(format!("quinn has no congestion control {other}").into()),
+    };
     config
         .stream_receive_window(VarInt::from_u32(WINDOW))
         .receive_window(VarInt::from_u32(WINDOW))
@@ -83,7 +98,7 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
     let mut payload = Payload::new(job.bytes, job.chunk)?;
     let crypto = QuicClientConfig::try_from(setup.credentials.quic_client()?)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport(setup.datagram)?);
+    config.transport_config(transport(setup.datagram, &job.congestion)?);
     runtime()?.block_on(async {
         let any: IpAddr = match to {
             SocketAddr::V4(_) => [0, 0, 0, 0].into(),
@@ -98,14 +113,24 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
         let connection = endpoint.connect_with(config, to, NAME)?.await?;
         let (mut tx, mut rx) = connection.open_bi().await?;
         let meter = Meter::start()?;
+        let (end, mut sent) = (job.end(), 0);
         while let Some(piece) = payload.next_piece() {
-            tx.write_all(piece).await?;
+            match tokio::time::timeout(end.left(), tx.write_all(piece)).await {
+                Ok(Ok(())) => sent += piece.len() as u64,
+                _ if end.over() => break,
+                Ok(Err(e)) => return Err(e.into()),
+                Err(e) => return Err(e.into()),
+            }
         }
-        tx.finish()?;
-        rx.read_exact(&mut [0]).await?;
-        let report = meter.stop(job.bytes);
+        if !end.is_set() {
+            tx.finish()?;
+            rx.read_exact(&mut [0]).await?;
+        }
+        let report = meter.stop(sent);
         connection.close(VarInt::from_u32(0), b"");
-        endpoint.wait_idle().await;
+        // Its last word is repeated for as long as the other side might have missed it.
+        let patience = if end.is_set() { PART } else { STALL };
+        let _ = tokio::time::timeout(patience, endpoint.wait_idle()).await;
         report
     })
 }
@@ -114,7 +139,7 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
 pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
     let crypto = QuicServerConfig::try_from(setup.credentials.quic_server()?)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(transport(setup.datagram)?);
+    config.transport_config(transport(setup.datagram, &job.congestion)?);
     runtime()?.block_on(async {
         let endpoint = Endpoint::new(
             EndpointConfig::default(),
@@ -129,14 +154,23 @@ pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
         let connection: Connection = incoming.ok_or("the endpoint is closed")?.await?;
         let (mut tx, mut rx) = connection.accept_bi().await?;
         let meter = Meter::start()?;
-        let mut received = 0;
-        while received < job.bytes {
-            match rx.read_chunk(usize::MAX, true).await? {
-                Some(chunk) => received += chunk.bytes.len() as u64,
-                None => break,
+        let (end, mut received) = (job.end(), 0);
+        while received < job.bytes && !end.over() {
+            let chunk = rx.read_chunk(usize::MAX, true);
+            match tokio::time::timeout(end.left(), chunk).await {
+                Ok(Ok(Some(chunk))) => received += chunk.bytes.len() as u64,
+                Ok(Ok(None)) => break,
+                _ if end.over() => break,
+                Ok(Err(e)) => return Err(e.into()),
+                Err(e) => return Err(e.into()),
             }
         }
         let report = meter.stop(received);
+        if end.is_set() {
+            connection.close(VarInt::from_u32(0), b"");
+            let _ = tokio::time::timeout(PART, endpoint.wait_idle()).await;
+            return report;
+        }
         tx.write_all(&[1]).await?;
         tx.finish()?;
         // Leave when the other side has, so that the answer is not cut off.

@@ -4,7 +4,7 @@ use super::Payload;
 use crate::Result;
 use crate::contender::{Contender, Sample, Task};
 use crate::load::{Head, Latency, Pace};
-use crate::peer::{self, Job, Meter, NodeReport, Ready, SideReport};
+use crate::peer::{self, End, Job, Meter, NodeReport, Ready, SideReport};
 use crate::site::Site;
 use ctp96::base::clock::host_monotonic_ns;
 use serde::{Deserialize, Serialize};
@@ -46,11 +46,69 @@ pub fn send(job: &Job, to: SocketAddr) -> Result<SideReport> {
     let mut payload = Payload::new(job.bytes, job.chunk)?;
     let mut stream = connect(job, to)?;
     let meter = Meter::start()?;
+    let end = job.end();
+    stream.set_write_timeout(Some(end.tick()))?;
+    let mut sent = 0;
     while let Some(piece) = payload.next_piece() {
-        stream.write_all(piece)?;
+        let n = write_until(&mut stream, piece, &end)?;
+        sent += n as u64;
+        if n < piece.len() {
+            break;
+        }
     }
-    stream.read_exact(&mut [0])?;
-    meter.stop(job.bytes)
+    if end.is_set() {
+        abort_on_close(&stream)?;
+    } else {
+        stream.read_exact(&mut [0])?;
+    }
+    meter.stop(sent)
+}
+
+/// Writes all of `piece`, or what can be written until `end`.
+fn write_until(stream: &mut TcpStream, piece: &[u8], end: &End) -> io::Result<usize> {
+    let mut at = 0;
+    while at < piece.len() && !end.passed() {
+        match stream.write(&piece[at..]) {
+            Ok(n) => at += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if waits(&e) && end.is_set() => {}
+            Err(_) if end.over() => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(at)
+}
+
+/// Whether an error only says that the socket's timeout has passed.
+fn waits(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+/// Has the kernel throw away what is queued when the socket is closed: it would go on sending into
+/// the next run.
+fn abort_on_close(stream: &TcpStream) -> io::Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the descriptor is open, and pointer and length are those of one live value.
+    let rc = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        )
+    };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Accepts one connection and receives the job's payload.
@@ -59,15 +117,23 @@ pub fn receive(job: &Job, bind: IpAddr) -> Result<SideReport> {
     let mut buffer = vec![0; job.chunk.max(64 << 10)];
     let mut stream = accept(job, bind)?;
     let meter = Meter::start()?;
+    let end = job.end();
+    stream.set_read_timeout(Some(end.tick()))?;
     let mut received = 0;
-    while received < job.bytes {
-        match stream.read(&mut buffer)? {
-            0 => break,
-            n => received += n as u64,
+    while received < job.bytes && !end.over() {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => received += n as u64,
+            Err(e) if waits(&e) && end.is_set() => {}
+            Err(e) => return Err(e.into()),
         }
     }
     let report = meter.stop(received)?;
-    stream.write_all(&[1])?;
+    if end.is_set() {
+        abort_on_close(&stream)?;
+    } else {
+        stream.write_all(&[1])?;
+    }
     Ok(report)
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Job, run, table};
 use crate::schema::{Document, Method};
-use crate::units::parse_bytes;
+use crate::units::{parse_bits, parse_bytes};
 use crate::{Result, diff, html};
 use clap::Args;
 use std::path::PathBuf;
@@ -277,6 +277,127 @@ impl Default for Sustained {
     }
 }
 
+/// Lossy and long paths.
+#[derive(Args, Debug)]
+pub struct Paths {
+    /// Rate of the path, bits a second (300Mbit, 1G), Ethernet headers included. Where the emulator
+    /// cannot keep up with it, runs are repeated and then refused.
+    #[arg(long, value_parser = parse_bits, default_value = "300Mbit")]
+    pub rate: u64,
+    /// Round trips, milliseconds (a list).
+    #[arg(long, value_delimiter = ',', default_value = "1,20,50", value_parser = rtt)]
+    pub rtt: Vec<f64>,
+    /// Loss on the way there, per cent (a list).
+    #[arg(long, value_delimiter = ',', default_value = "0,0.1,1,5", value_parser = per_cent)]
+    pub loss: Vec<f64>,
+    /// Loss on the way back (acknowledgements), per cent.
+    #[arg(long, default_value = "0", value_parser = per_cent)]
+    pub loss_back: f64,
+    /// Frames that are lost in a row on average; 1: each by itself.
+    #[arg(long, default_value = "1", value_parser = burst)]
+    pub burst: f64,
+    /// Loss over a veth pair without rate and delay, per cent (a list), by tc-bpf at the receiver;
+    /// every frame crosses alone.
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = per_cent)]
+    pub direct: Vec<f64>,
+    /// Stacks (a list).
+    #[arg(long, value_delimiter = ',', default_values_t = super::paths::STACKS.map(String::from), value_parser = super::paths::STACKS)]
+    pub stack: Vec<String>,
+    /// Length of a run, seconds, starting up included (default 5, with --quick 2).
+    #[arg(long, value_parser = seconds)]
+    pub duration: Option<f64>,
+    /// Queue in front of the rate, in multiples of rate x round trip.
+    #[arg(long, default_value = "1", value_parser = multiple)]
+    pub queue_bdp: f64,
+    /// The queue's bytes at least: what one burst of a sender needs.
+    #[arg(long, value_parser = parse_bytes, default_value = "192KiB")]
+    pub queue_min: u64,
+    /// MTU, bytes.
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=9216))]
+    pub mtu: u32,
+    /// Packet path of CTP-96: auto, udp or io_uring.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "udp", "io_uring"])]
+    pub backend: String,
+    /// Cipher suite of CTP-96; QUIC has AES-256-GCM, TCP none.
+    #[arg(long, default_value = "aes-256-gcm", value_parser = ["auto", "aes-256-gcm", "aegis-256x2"])]
+    pub suite: String,
+    /// Decides which frames are lost; each round takes the next.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Frames that the emulator has room for in each direction (1.6 KB of kernel memory each).
+    #[arg(long, default_value_t = 16_384)]
+    pub frames: usize,
+    /// CPU of the emulator; by default it moves to whichever has nothing better to do.
+    #[arg(long)]
+    pub emulator_core: Option<usize>,
+}
+
+impl Default for Paths {
+    fn default() -> Paths {
+        Paths {
+            rate: 300_000_000,
+            rtt: vec![20.0],
+            loss: vec![0.0, 1.0],
+            loss_back: 0.0,
+            burst: 1.0,
+            direct: vec![1.0],
+            stack: super::paths::STACKS.map(str::to_owned).to_vec(),
+            duration: None,
+            queue_bdp: 1.0,
+            queue_min: 192 << 10,
+            mtu: 1500,
+            backend: "auto".to_owned(),
+            suite: "aes-256-gcm".to_owned(),
+            seed: 1,
+            frames: 16_384,
+            emulator_core: None,
+        }
+    }
+}
+
+fn figure(
+    text: &str,
+    range: std::ops::RangeInclusive<f64>,
+    what: &str,
+) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if range.contains(&v) => Ok(v),
+        _ => Err(format!("give {what}, {} to {}", range.start(), range.end())),
+    }
+}
+
+/// A round trip on the command line, milliseconds.
+///
+/// # Errors
+/// Not a number in range.
+pub fn rtt(text: &str) -> std::result::Result<f64, String> {
+    figure(text, 0.0..=2000.0, "milliseconds")
+}
+
+/// A share on the command line.
+///
+/// # Errors
+/// Not a number in range.
+pub fn per_cent(text: &str) -> std::result::Result<f64, String> {
+    figure(text, 0.0..=99.0, "per cent")
+}
+
+/// A mean number of frames on the command line.
+///
+/// # Errors
+/// Not a number in range.
+pub fn burst(text: &str) -> std::result::Result<f64, String> {
+    figure(text, 1.0..=10_000.0, "a mean number of frames")
+}
+
+/// A factor on the command line.
+///
+/// # Errors
+/// Not a number in range.
+pub fn multiple(text: &str) -> std::result::Result<f64, String> {
+    figure(text, 0.0..=100.0, "a multiple")
+}
+
 fn seconds(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(s) if (0.01..=86_400.0).contains(&s) => Ok(s),
@@ -337,6 +458,9 @@ pub fn measure(common: &Common, jobs: &[Job]) -> Result<()> {
     };
     let doc = run(method, jobs, &mut |line| eprintln!("{line}"))?;
     println!("{}", table::document(&doc));
+    if let Some(suite) = doc.suite("paths") {
+        println!("{}", super::paths::verdict(suite));
+    }
     write_files(&doc, common)?;
     let failures = doc.failures();
     if failures.is_empty() {

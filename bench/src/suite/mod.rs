@@ -5,6 +5,7 @@ pub mod bed;
 pub mod cli;
 pub mod cpu;
 pub mod net;
+pub mod paths;
 pub mod runner;
 pub mod sites;
 pub mod sustained;
@@ -17,8 +18,8 @@ use crate::schema::{Case, Document, Method, SCHEMA, Suite};
 use crate::{Result, corpus, target};
 use bed::Bed;
 use cli::{
-    Acceleration, Compression, Concurrency, Encryption, Network, Payload, Sustained, Throughput,
-    Verification,
+    Acceleration, Compression, Concurrency, Encryption, Network, Paths, Payload, Sustained,
+    Throughput, Verification,
 };
 use ctp96::crypto::Provider;
 use ctp96::verify::Level;
@@ -43,6 +44,8 @@ pub enum Job {
     Acceleration(Acceleration),
     /// Backend x MTU x offload x queues.
     Network(Network),
+    /// Lossy and long paths.
+    Paths(Paths),
     /// Held rates.
     Sustained(Sustained),
 }
@@ -59,6 +62,7 @@ impl Job {
             Job::Payload(Payload::default()),
             Job::Verification(Verification::default()),
             Job::Network(Network::default()),
+            Job::Paths(Paths::default()),
             Job::Sustained(Sustained::default()),
         ]
     }
@@ -190,6 +194,22 @@ fn one(runner: &mut Runner, job: &Job) -> Result<Suite> {
             runner.sweep("acceleration", title, specs)
         }
         Job::Network(o) => network(runner, bed, o)?,
+        Job::Paths(o) => {
+            let sites = paths::Sites::open(o)?;
+            (runner.progress)(&paths::conditions(o, &sites));
+            let quick = if m.quick { 2.0 } else { 5.0 };
+            let bed = paths::Bed {
+                cores: [m.sender_core, m.receiver_core],
+                seconds: o.duration.unwrap_or(quick),
+            };
+            let specs = paths::cases(bed, o, &sites)?;
+            // Time limits a run, so nothing has to be found out first.
+            runner.method.warmup = 0;
+            let title = "goodput over lossy and long paths, beside TCP and QUIC";
+            let suite = runner.sweep("paths", title, specs);
+            runner.method.warmup = m.warmup;
+            suite
+        }
         Job::Sustained(o) => {
             let sites = Sites::open(&o.site.over(), &o.site.mtu, o.site.per_frame)?;
             let quick = if m.quick { 10.0 } else { 120.0 };

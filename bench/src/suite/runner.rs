@@ -17,6 +17,12 @@ const METRICS: &[(&str, &str, Better)] = &[
     ("decode_gb_per_s", "GB/s", Better::Higher),
     ("compress_mb_per_s", "MB/s", Better::Higher),
     ("decompress_mb_per_s", "MB/s", Better::Higher),
+    ("mbit_per_s", "Mb/s", Better::Higher),
+    ("of_bound", "", Better::Higher),
+    ("wire_overhead", "", Better::Lower),
+    ("path_loss", "", Better::Neither),
+    ("queue_loss", "", Better::Neither),
+    ("emulator_late_us", "us", Better::Neither),
     ("mframes_per_s", "Mframes/s", Better::Higher),
     ("kmessages_per_s", "k/s", Better::Higher),
     ("cpu_s_per_gb", "s/GB", Better::Lower),
@@ -333,6 +339,7 @@ fn ratios(own: &Rounds, to: &str, theirs: &Rounds) -> Vec<Ratio> {
     };
     let compared = [
         "gb_per_s",
+        "mbit_per_s",
         "cpu_s_per_gb",
         "mframes_per_s",
         "seal_gb_per_s",
