@@ -290,7 +290,7 @@ fn path_figures(shape: &[Path; 2], traffic: &[Traffic; 2], sides: [SideReport; 2
         .and("path_loss", share(there.lost_frames))
         .and("queue_loss", share(there.queue_frames))
         .and("emulator_late_us", late as f64 / 1e3);
-    super::net::observed(figures, sides)
+    super::bed::observed(figures, sides)
 }
 
 /// What was sent beyond the payload that arrived, headers and repetitions included.
@@ -321,7 +321,7 @@ fn direct<'a>(bed: Bed, site: &'a Rc<Site>, c: Contender) -> Runnable<'a> {
         let bytes = after.get().saturating_sub(before);
         let figures = Figures::of("mbit_per_s", goodput(&sides[1]) / 1e6)
             .and("wire_overhead", overhead(bytes, &sides[1]));
-        Ok(super::net::observed(figures, sides))
+        Ok(super::bed::observed(figures, sides))
     };
     Runnable {
         name,

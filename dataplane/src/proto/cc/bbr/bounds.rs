@@ -14,8 +14,10 @@ const ECN_FACTOR: f64 = 1.0 / 3.0;
 const ECN_THRESHOLD: f64 = 0.5;
 /// Paths shorter than this have round trips that say more of the hosts than of queues, ns.
 const QUEUE_MIN_RTT_NS: Nanos = 900_000;
-/// What hosts may add to a round trip without its being called a queue, ns.
-const QUEUE_SLACK_NS: Nanos = 500_000;
+/// What hosts and delayed acknowledgements may add to a round trip without its being called a queue that
+/// stands, ns, and what they may add to the shortest of a whole round.
+const QUEUE_SLACK_NS: Nanos = 2_000_000;
+const ROUND_SLACK_NS: Nanos = 125_000;
 /// Frames of a round with fewer of which its rate says little.
 const SURE_FRAMES: u64 = 32;
 /// A standing queue lowers the rate by at most this at once.
@@ -101,7 +103,7 @@ impl Bounds {
     pub(super) fn crowded(&self, min_rtt: Option<Nanos>, near: Nanos) -> bool {
         min_rtt.is_some_and(|m| {
             let last = self.round_rtt[1];
-            let limit = near.min(m / 8).max(QUEUE_SLACK_NS / 4);
+            let limit = near.min(m / 8).max(ROUND_SLACK_NS);
             m >= QUEUE_MIN_RTT_NS && last != Nanos::MAX && last > m + limit
         })
     }
