@@ -232,6 +232,18 @@ impl Uring {
         Err(io::Error::other("the ring takes no submissions"))
     }
 
+    /// Runs the ring's deferred work, if there is any, and handles what comes of it.
+    fn catch_up(&mut self) -> io::Result<()> {
+        let queue = self.ring.submission();
+        let work = queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        if work {
+            self.submit()?;
+            self.drain()?;
+        }
+        Ok(())
+    }
+
     /// Handles all completions; an error means that the socket is of no use any more.
     fn drain(&mut self) -> io::Result<()> {
         loop {
@@ -432,14 +444,8 @@ impl Backend for Uring {
         self.drain()?;
         let mut n = self.hand_out(out);
         if n == 0 && out.len() < out.capacity() {
-            let queue = self.ring.submission();
-            let work = queue.taskrun() || queue.cq_overflow();
-            drop(queue);
-            if work {
-                self.submit()?;
-                self.drain()?;
-                n = self.hand_out(out);
-            }
+            self.catch_up()?;
+            n = self.hand_out(out);
         }
         for burst in &out[out.len() - n..] {
             self.stats.rx_bursts += 1;
@@ -472,6 +478,10 @@ impl Backend for Uring {
         let mut report = FlushReport::default();
         self.arm()?;
         self.tx.close();
+        if !self.lent.is_empty() {
+            // Buffers come back with notifications, also to an owner who receives nothing.
+            self.catch_up()?;
+        }
         let mut later = false;
         while !later {
             let most = if self.offload.on_trial() { 1 } else { BATCH };
@@ -504,6 +514,9 @@ impl Backend for Uring {
                     Next::Fatal(e) => return Err(io::Error::from_raw_os_error(e)),
                 }
             }
+        }
+        if !self.lent.is_empty() {
+            self.catch_up()?;
         }
         report.pending_frames = self.tx.pending();
         Ok(report)
