@@ -138,6 +138,7 @@ impl Bed {
         let symbol_len = symbol_len_for_mtu(mtu as usize);
         let provider = match suite {
             "aegis-256x2" => Provider::Aegis256x2,
+            "aegis-256" => Provider::Aegis256,
             _ => calibrate(symbol_len, Duration::from_millis(20)).provider,
         };
         move |warming| {
