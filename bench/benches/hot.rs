@@ -86,7 +86,12 @@ fn cipher(c: &mut Criterion) {
     let plain = bytes(SYMBOL);
     let mut group = c.benchmark_group("aead");
     group.throughput(Throughput::Bytes(SYMBOL as u64));
-    for p in [Provider::Ring, Provider::AwsLc, Provider::Aegis256x2] {
+    for p in [
+        Provider::Ring,
+        Provider::AwsLc,
+        Provider::Aegis256x2,
+        Provider::Aegis256,
+    ] {
         let (key, opener) = (SealKey::new(p, &[7; 32]), OpenKey::new(p, &[7; 32]));
         let mut sealed = vec![0; SYMBOL + 16];
         let mut out = vec![0; SYMBOL];
@@ -102,6 +107,26 @@ fn cipher(c: &mut Criterion) {
         });
         assert_eq!(out, plain, "opened bytes");
     }
+    // Two frames a call.
+    group.throughput(Throughput::Bytes(2 * SYMBOL as u64));
+    let p = Provider::Aegis256;
+    let (key, opener) = (SealKey::new(p, &[7; 32]), OpenKey::new(p, &[7; 32]));
+    let mut sealed = [vec![0; SYMBOL + 16], vec![0; SYMBOL + 16]];
+    group.bench_function(format!("seal pair {p}"), |b| {
+        b.iter(|| {
+            let plains = [&black_box(&plain)[..]; 2];
+            let [x, y] = &mut sealed;
+            key.seal_pair([&[0; 12], &[1; 12]], [&[0; 24]; 2], plains, [x, y])
+        })
+    });
+    let mut outs = [vec![0; SYMBOL], vec![0; SYMBOL]];
+    group.bench_function(format!("open pair {p}"), |b| {
+        b.iter(|| {
+            let ([s, t], [x, y]) = (black_box(&mut sealed), &mut outs);
+            opener.open_pair([&[0; 12], &[1; 12]], [&[0; 24]; 2], [s, t], [x, y])
+        })
+    });
+    assert_eq!(outs, [&plain[..]; 2], "opened bytes");
     group.finish();
 }
 

@@ -36,7 +36,7 @@ pub struct Setup {
     generic: bool,
     /// `fast` or `full`.
     verify: String,
-    /// `auto`, `aes-256-gcm` or `aegis-256x2`.
+    /// `auto`, `aes-256-gcm`, `aegis-256x2` or `aegis-256`.
     suite: String,
     /// Lanes of the session.
     pub lanes: usize,
@@ -54,7 +54,7 @@ pub struct Ctp {
     pub backend: String,
     /// `fast` or `full`.
     pub verify: String,
-    /// `auto`, `aes-256-gcm` or `aegis-256x2`.
+    /// `auto`, `aes-256-gcm`, `aegis-256x2` or `aegis-256`.
     pub suite: String,
 }
 
@@ -67,7 +67,7 @@ impl Ctp {
         let suite = parts.next().unwrap_or("auto");
         if !["auto", "udp", "io_uring", "io_uring_zc", "af_xdp"].contains(&backend)
             || !["fast", "full"].contains(&verify)
-            || !["auto", "aes-256-gcm", "aegis-256x2"].contains(&suite)
+            || !["auto", "aes-256-gcm", "aegis-256x2", "aegis-256"].contains(&suite)
             || parts.next().is_some()
         {
             return Err(format!(
@@ -117,7 +117,7 @@ impl Setup {
         }
     }
 
-    /// `auto`, `aes-256-gcm` or `aegis-256x2`.
+    /// `auto`, `aes-256-gcm`, `aegis-256x2` or `aegis-256`.
     pub fn suite(&self) -> &str {
         &self.suite
     }
@@ -170,6 +170,7 @@ impl Setup {
             .suite(match self.suite.as_str() {
                 "aes-256-gcm" => SuiteChoice::Aes256Gcm,
                 "aegis-256x2" => SuiteChoice::Aegis256x2,
+                "aegis-256" => SuiteChoice::Aegis256,
                 _ => SuiteChoice::Auto,
             })
             .compression(Policy::None)
@@ -216,6 +217,7 @@ mod tests {
         for (row, name) in [
             ("auto", "ctp96 auto fast auto"),
             ("udp:full", "ctp96 udp full auto"),
+            ("auto:fast:aegis-256", "ctp96 auto fast aegis-256"),
             (
                 "io_uring:fast:aegis-256x2",
                 "ctp96 io_uring fast aegis-256x2",

@@ -362,9 +362,11 @@ fn finish(
     // The node's provider is the one for AES; which suite was agreed on is the session's.
     let agreed = node.snapshot().sessions.first().map(|s| s.suite.clone());
     let agreed = agreed.unwrap_or_default().to_ascii_lowercase();
-    let (asked, aegis) = (setup.suite(), Provider::Aegis256x2.name());
-    if asked == aegis || (asked == "auto" && agreed.contains("aegis")) {
-        own.provider = aegis.to_owned();
+    let asked = setup.suite();
+    for aegis in [Provider::Aegis256x2, Provider::Aegis256].map(Provider::name) {
+        if asked == aegis || (asked == "auto" && agreed == aegis) {
+            own.provider = aegis.to_owned();
+        }
     }
     more(&mut own);
     report.node = Some(own);

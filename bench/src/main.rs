@@ -137,13 +137,12 @@ enum Command {
     },
     /// Bytes from one host to another over a veth pair, all contenders interleaved (needs root).
     Transfer {
-        /// CTP-96 rows, each `backend[:level[:suite]]` (auto, udp, io_uring, io_uring_zc,
-        /// af_xdp; fast, full;
-        /// auto, aes-256-gcm, aegis-256x2).
+        /// CTP-96 rows, each `backend[:level[:suite]]` (auto, udp, io_uring, io_uring_zc, af_xdp;
+        /// fast, full; auto, aes-256-gcm, aegis-256x2, aegis-256).
         #[arg(
             long,
             value_delimiter = ',',
-            default_value = "auto:fast:aes-256-gcm,auto:fast:aegis-256x2"
+            default_value = "auto:fast:aes-256-gcm,auto:fast:aegis-256x2,auto:fast:aegis-256"
         )]
         ctp: Vec<String>,
         /// Leave TCP and TLS out: quicker, but with nothing to compare with.
@@ -166,8 +165,8 @@ enum Command {
         /// Verification level: fast or full.
         #[arg(long, default_value = "fast")]
         verify: String,
-        /// Suite: aes-256-gcm or aegis-256x2.
-        #[arg(long, default_value = "aes-256-gcm", value_parser = ["aes-256-gcm", "aegis-256x2"])]
+        /// Suite: aes-256-gcm, aegis-256x2 or aegis-256.
+        #[arg(long, default_value = "aes-256-gcm", value_parser = ["aes-256-gcm", "aegis-256x2", "aegis-256"])]
         suite: String,
         /// CPU that seals.
         #[arg(long, default_value_t = 0)]
@@ -199,7 +198,7 @@ enum Command {
         #[arg(long)]
         napi_threads: bool,
         /// Suite of the CTP-96 rows.
-        #[arg(long, default_value = "auto", value_parser = ["auto", "aes-256-gcm", "aegis-256x2"])]
+        #[arg(long, default_value = "auto", value_parser = ["auto", "aes-256-gcm", "aegis-256x2", "aegis-256"])]
         suite: String,
         /// CPU of the sending process.
         #[arg(long, default_value_t = 0)]

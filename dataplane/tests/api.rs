@@ -136,7 +136,10 @@ fn suite_of(server: SuiteChoice, client: SuiteChoice) -> Result<String, ConnectE
 
 #[test]
 fn both_ends_use_the_suite_that_both_offer() {
-    use SuiteChoice::{Aegis256x2, Aes256Gcm, Auto};
+    use SuiteChoice::{Aegis256, Aegis256x2, Aes256Gcm, Auto};
+    let aegis = suite_of(Aegis256, Aegis256).expect("a session");
+    assert_eq!(aegis, "AEGIS-256");
+    // The lesser of both; a node that asks for AEGIS-256X2 is content with a peer that offers more.
     let aegis = suite_of(Aegis256x2, Aegis256x2).expect("a session");
     assert_eq!(aegis, "AEGIS-256X2");
     for (server, client) in [(Aes256Gcm, Aes256Gcm), (Aes256Gcm, Auto), (Auto, Aes256Gcm)] {
@@ -150,6 +153,8 @@ fn a_peer_below_the_suite_asked_for_is_refused() {
     for (server, client) in [
         (SuiteChoice::Aegis256x2, SuiteChoice::Aes256Gcm),
         (SuiteChoice::Aes256Gcm, SuiteChoice::Aegis256x2),
+        (SuiteChoice::Aegis256, SuiteChoice::Aegis256x2),
+        (SuiteChoice::Aegis256x2, SuiteChoice::Aegis256),
     ] {
         let e = suite_of(server, client).expect_err("refused").to_string();
         assert!(e.contains("cipher suite"), "{e}");

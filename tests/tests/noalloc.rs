@@ -173,7 +173,12 @@ fn moving_data_without_compression() {
 
 #[test]
 fn moving_data_sealed_by_every_provider() {
-    for provider in [Provider::AwsLc, Provider::AesGcm, Provider::Aegis256x2] {
+    for provider in [
+        Provider::AwsLc,
+        Provider::AesGcm,
+        Provider::Aegis256x2,
+        Provider::Aegis256,
+    ] {
         nothing_is_allocated_by(provider, "none", Level::Fast, 1408, 8 << 20);
     }
 }

@@ -246,7 +246,7 @@ fn cores(specs: &mut Vec<Spec<'_>>, cpus: usize, seconds: f64) {
                 spec
             });
         };
-        for p in [Provider::Ring, Provider::Aegis256x2] {
+        for p in [Provider::Ring, Provider::Aegis256x2, Provider::Aegis256] {
             let cores = cores.clone();
             add(
                 &format!("seal {}", p.name()),

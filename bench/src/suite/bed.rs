@@ -186,6 +186,7 @@ impl Bed {
 fn provider_of(suite: &str, symbol_len: usize) -> Provider {
     match suite {
         "aegis-256x2" => Provider::Aegis256x2,
+        "aegis-256" => Provider::Aegis256,
         _ => calibrate(symbol_len, Duration::from_millis(20)).provider,
     }
 }

@@ -91,7 +91,7 @@ impl Place {
 #[derive(Args, Debug)]
 pub struct Throughput {
     /// Cipher suites of CTP-96.
-    #[arg(long, value_delimiter = ',', default_value = "aes-256-gcm,aegis-256x2", value_parser = ["auto", "aes-256-gcm", "aegis-256x2"])]
+    #[arg(long, value_delimiter = ',', default_value = "aes-256-gcm,aegis-256x2,aegis-256", value_parser = ["auto", "aes-256-gcm", "aegis-256x2", "aegis-256"])]
     pub suite: Vec<String>,
     /// Where.
     #[command(flatten)]
@@ -101,7 +101,9 @@ pub struct Throughput {
 impl Default for Throughput {
     fn default() -> Self {
         Throughput {
-            suite: vec!["aes-256-gcm".to_owned(), "aegis-256x2".to_owned()],
+            suite: ["aes-256-gcm", "aegis-256x2", "aegis-256"]
+                .map(str::to_owned)
+                .to_vec(),
             site: Place::at(&["memory", "loopback", "veth"], &[1500, 9000]),
         }
     }
@@ -319,7 +321,7 @@ pub struct Paths {
     #[arg(long, default_value = "auto", value_parser = ["auto", "udp", "io_uring"])]
     pub backend: String,
     /// Cipher suite of CTP-96; QUIC has AES-256-GCM, TCP none.
-    #[arg(long, default_value = "aes-256-gcm", value_parser = ["auto", "aes-256-gcm", "aegis-256x2"])]
+    #[arg(long, default_value = "aes-256-gcm", value_parser = ["auto", "aes-256-gcm", "aegis-256x2", "aegis-256"])]
     pub suite: String,
     /// Decides which frames are lost; each round takes the next.
     #[arg(long, default_value_t = 1)]

@@ -436,7 +436,7 @@ fn vectors(host: &System) -> Vec<Finding> {
         Finding::warn(what, effect).fix(elsewhere)
     } else if !cpus.has("vaes") {
         let effect = "AES-GCM runs without wide vectors, so more cores are needed (HARDWARE.md); \
-            the suite aegis-256x2 gains most on such a CPU";
+            the suites aegis-256x2 and aegis-256 gain most on such a CPU";
         Finding::warn(what, effect).fix(elsewhere)
     } else if !cpus.has("gfni") {
         Finding::ok(what, "AES-GCM on wide vectors; FEC on AVX2")

@@ -92,7 +92,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Suites to offer (default: AEGIS-256X2 where it is faster here, and AES-256-GCM).
+    /// Suites to offer (default: the one that is fastest here, and those that it implies).
     pub fn suite(mut self, suite: SuiteChoice) -> NodeBuilder {
         self.cfg.suite = suite;
         self

@@ -1,5 +1,5 @@
 //! The AEADs of frames (96-bit nonce, 128-bit tag) behind one seam: AES-256-GCM (NIST SP 800-38D),
-//! and AEGIS-256X2 (draft-irtf-cfrg-aegis-aead) where both ends offer it.
+//! and AEGIS-256X2 and AEGIS-256 (draft-irtf-cfrg-aegis-aead) where both ends offer them.
 //!
 //! AES-256-GCM has three implementations: which is fastest depends on the CPU, so
 //! [`calibrate`](super::calibrate()) measures them at start. All are out of place, because the
@@ -7,9 +7,13 @@
 //! `aes-gcm` do that in the cipher pass itself, `ring` copies and then works in place while the
 //! bytes are hot.
 //!
+//! Two frames may be handed over at once. AEGIS-256 gains by that where a CPU has one AES unit and no
+//! wide AES instructions; the others take one after the other.
+//!
 //! Keys are boxed: moving one leaves no copy of its schedule behind, and [`SealKey::rekey`] replaces
 //! a key without allocation.
 
+pub(super) mod aegis256;
 pub(super) mod aegis256x2;
 #[cfg(target_arch = "x86_64")]
 mod aegis_ni;
@@ -22,13 +26,13 @@ mod tests;
 mod vectors;
 
 use crate::base::limits::TAG_LEN;
-use crate::wire::handshake::{SUITE_AEGIS_256X2, SUITE_AES_256_GCM};
+use crate::wire::handshake::{SUITE_AEGIS_256, SUITE_AEGIS_256X2, SUITE_AES_256_GCM};
 use std::fmt;
 use std::str::FromStr;
 
-/// Key of either suite, bytes.
+/// Key of every suite, bytes.
 pub const KEY_LEN: usize = 32;
-/// Nonce of either suite, bytes.
+/// Nonce of every suite, bytes.
 pub const NONCE_LEN: usize = 12;
 
 /// An implementation of a suite.
@@ -42,6 +46,8 @@ pub enum Provider {
     AesGcm,
     /// AEGIS-256X2, another suite than the others': our kernel or libaegis; out of place.
     Aegis256x2,
+    /// AEGIS-256, a third suite: our kernel, which pairs frames, or libaegis; out of place.
+    Aegis256,
 }
 
 impl Provider {
@@ -55,6 +61,7 @@ impl Provider {
             Provider::AwsLc => "aws-lc",
             Provider::AesGcm => "aes-gcm",
             Provider::Aegis256x2 => "aegis-256x2",
+            Provider::Aegis256 => "aegis-256",
         }
     }
 
@@ -63,6 +70,7 @@ impl Provider {
         match self {
             Provider::Ring | Provider::AwsLc | Provider::AesGcm => SUITE_AES_256_GCM,
             Provider::Aegis256x2 => SUITE_AEGIS_256X2,
+            Provider::Aegis256 => SUITE_AEGIS_256,
         }
     }
 
@@ -72,6 +80,7 @@ impl Provider {
         match suite {
             SUITE_AES_256_GCM => Some(aes_gcm),
             SUITE_AEGIS_256X2 => Some(Provider::Aegis256x2),
+            SUITE_AEGIS_256 => Some(Provider::Aegis256),
             _ => None,
         }
     }
@@ -118,6 +127,7 @@ enum Cipher {
     AwsLc(aws_lc::Key),
     AesGcm(aes_gcm::Key),
     Aegis256x2(aegis256x2::Key),
+    Aegis256(aegis256::Key),
 }
 
 impl Cipher {
@@ -127,6 +137,7 @@ impl Cipher {
             Provider::AwsLc => Cipher::AwsLc(aws_lc::Key::new(key)),
             Provider::AesGcm => Cipher::AesGcm(aes_gcm::Key::new(key)),
             Provider::Aegis256x2 => Cipher::Aegis256x2(aegis256x2::Key::new(key)),
+            Provider::Aegis256 => Cipher::Aegis256(aegis256::Key::new(key)),
         }
     }
 
@@ -136,6 +147,7 @@ impl Cipher {
             Cipher::AwsLc(k) => k.rekey(key),
             Cipher::AesGcm(k) => k.rekey(key),
             Cipher::Aegis256x2(k) => k.rekey(key),
+            Cipher::Aegis256(k) => k.rekey(key),
         }
     }
 
@@ -145,7 +157,12 @@ impl Cipher {
             Cipher::AwsLc(_) => Provider::AwsLc,
             Cipher::AesGcm(_) => Provider::AesGcm,
             Cipher::Aegis256x2(_) => Provider::Aegis256x2,
+            Cipher::Aegis256(_) => Provider::Aegis256,
         }
+    }
+
+    fn pairs(&self) -> bool {
+        matches!(self, Cipher::Aegis256(k) if k.pairs())
     }
 }
 
@@ -189,6 +206,7 @@ impl SealKey {
                     Cipher::AwsLc(k) => k.seal(nonce, aad, plain, text, tag),
                     Cipher::AesGcm(k) => k.seal(nonce, aad, plain, text, tag),
                     Cipher::Aegis256x2(k) => k.seal(nonce, aad, plain, text, tag),
+                    Cipher::Aegis256(k) => k.seal(nonce, aad, plain, text, tag),
                 };
                 if sealed.is_err() {
                     out.fill(0);
@@ -197,6 +215,36 @@ impl SealKey {
             }
             _ => Err(AeadError::Length),
         }
+    }
+
+    /// Whether [`seal_pair`](Self::seal_pair) is less work than two calls of [`seal`](Self::seal).
+    pub fn pairs(&self) -> bool {
+        self.0.pairs()
+    }
+
+    /// [`seal`](Self::seal) for two messages at once, which may differ in everything but the key.
+    ///
+    /// # Errors
+    /// For each message as for `seal`; neither depends on the other's.
+    #[inline]
+    pub fn seal_pair(
+        &self,
+        nonces: [&[u8; NONCE_LEN]; 2],
+        aads: [&[u8]; 2],
+        plains: [&[u8]; 2],
+        outs: [&mut [u8]; 2],
+    ) -> [Result<(), AeadError>; 2] {
+        let [a, b] = outs;
+        if let Cipher::Aegis256(k) = &self.0
+            && k.seal_pair(nonces, aads, plains, [&mut *a, &mut *b])
+                .is_some()
+        {
+            return [Ok(()), Ok(())];
+        }
+        [
+            self.seal(nonces[0], aads[0], plains[0], a),
+            self.seal(nonces[1], aads[1], plains[1], b),
+        ]
     }
 }
 
@@ -250,6 +298,7 @@ impl OpenKey {
                     Cipher::AwsLc(k) => k.open(nonce, aad, text, tag, out),
                     Cipher::AesGcm(k) => k.open(nonce, aad, text, tag, out),
                     Cipher::Aegis256x2(k) => k.open(nonce, aad, text, tag, out),
+                    Cipher::Aegis256(k) => k.open(nonce, aad, text, tag, out),
                 };
                 if opened.is_err() {
                     out.fill(0);
@@ -258,6 +307,40 @@ impl OpenKey {
             }
             _ => Err(AeadError::Length),
         }
+    }
+
+    /// Whether [`open_pair`](Self::open_pair) is less work than two calls of [`open`](Self::open).
+    pub fn pairs(&self) -> bool {
+        self.0.pairs()
+    }
+
+    /// [`open`](Self::open) for two messages at once, which may differ in everything but the key.
+    ///
+    /// # Errors
+    /// For each message as for `open`; neither depends on the other's.
+    #[inline]
+    pub fn open_pair(
+        &self,
+        nonces: [&[u8; NONCE_LEN]; 2],
+        aads: [&[u8]; 2],
+        sealed: [&mut [u8]; 2],
+        outs: [&mut [u8]; 2],
+    ) -> [Result<(), AeadError>; 2] {
+        let ([s, t], [a, b]) = (sealed, outs);
+        if let Cipher::Aegis256(k) = &self.0
+            && let Some(opened) = k.open_pair(nonces, aads, [&*s, &*t], [&mut *a, &mut *b])
+        {
+            for (opened, out) in opened.iter().zip([a, b]) {
+                if opened.is_err() {
+                    out.fill(0);
+                }
+            }
+            return opened;
+        }
+        [
+            self.open(nonces[0], aads[0], s, a),
+            self.open(nonces[1], aads[1], t, b),
+        ]
     }
 }
 

@@ -1,8 +1,9 @@
 //! Which AES-256-GCM provider is fastest on the running CPU, for the symbols of this node, and how
-//! fast AEGIS-256X2 is beside it.
+//! fast AEGIS-256X2 and AEGIS-256 are beside it.
 
-use super::aead::{OpenKey, Provider, SealKey, aegis256x2};
+use super::aead::{OpenKey, Provider, SealKey, aegis256, aegis256x2};
 use crate::base::limits::{FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SYMBOL_ALIGN};
+use crate::wire::handshake::{SUITE_AEGIS_256, SUITE_AEGIS_256X2, SUITE_AES_256_GCM};
 use std::time::{Duration, Instant};
 
 /// Bytes of symbols that one measurement seals or opens: within L2, as on the data path.
@@ -37,7 +38,9 @@ pub struct Calibration {
     /// All providers of AES-256-GCM, in the order of [`Provider::ALL`].
     pub speeds: [Speed; Provider::ALL.len()],
     /// AEGIS-256X2.
-    pub aegis: Speed,
+    pub aegis_256x2: Speed,
+    /// AEGIS-256, two symbols at once where that is how frames are sealed here.
+    pub aegis_256: Speed,
 }
 
 impl Speed {
@@ -48,10 +51,23 @@ impl Speed {
 }
 
 impl Calibration {
-    /// Whether AEGIS-256X2 is right and takes less time to seal and open than `aes_gcm` does.
-    pub fn aegis_beats(&self, aes_gcm: Provider) -> bool {
-        let rival = self.speeds.iter().find(|s| s.provider == aes_gcm);
-        self.aegis.correct && rival.is_some_and(|r| self.aegis.time() < r.time())
+    /// The suite that takes the least time to seal and open, `aes_gcm` being what does AES-256-GCM,
+    /// among those whose output was right. A suite implies those with lower numbers, so AEGIS-256 is
+    /// out of the question where AEGIS-256X2 is wrong.
+    pub fn best_suite(&self, aes_gcm: Provider) -> u8 {
+        let Some(rival) = self.speeds.iter().find(|s| s.provider == aes_gcm) else {
+            return SUITE_AES_256_GCM;
+        };
+        let (x2, one) = (&self.aegis_256x2, &self.aegis_256);
+        if !x2.correct {
+            SUITE_AES_256_GCM
+        } else if one.correct && one.time() < x2.time().min(rival.time()) {
+            SUITE_AEGIS_256
+        } else if x2.time() < rival.time() {
+            SUITE_AEGIS_256X2
+        } else {
+            SUITE_AES_256_GCM
+        }
     }
 }
 
@@ -86,6 +102,7 @@ pub fn calibrate(symbol_len: usize, budget: Duration) -> Calibration {
         Provider::AwsLc,
         Provider::AesGcm,
         Provider::Aegis256x2,
+        Provider::Aegis256,
     ]
     .map(|provider| Bench::new(provider, &mut area));
 
@@ -104,7 +121,7 @@ pub fn calibrate(symbol_len: usize, budget: Duration) -> Calibration {
         .filter(|b| b.correct)
         .min_by_key(|b| b.seal + b.open);
     let provider = chosen.map_or(Provider::AesGcm, |b| b.provider);
-    let [a, b, c, aegis] = benches.map(|b| Speed {
+    let [a, b, c, aegis_256x2, aegis_256] = benches.map(|b| Speed {
         provider: b.provider,
         seal_gbps: gbps(count * symbol_len, b.seal),
         open_gbps: gbps(count * symbol_len, b.open),
@@ -115,7 +132,8 @@ pub fn calibrate(symbol_len: usize, budget: Duration) -> Calibration {
         symbol_len,
         rounds,
         speeds: [a, b, c],
-        aegis,
+        aegis_256x2,
+        aegis_256,
     }
 }
 
@@ -131,8 +149,8 @@ struct Area {
     out: Vec<u8>,
     /// The first symbol sealed by the reference provider, with nonce zero.
     reference: Vec<u8>,
-    /// The same by AEGIS-256X2 in one call.
-    aegis_reference: Vec<u8>,
+    /// The same by AEGIS-256X2 and by AEGIS-256, of the library in one call.
+    aegis_references: [Vec<u8>; 2],
 }
 
 const KEY: [u8; 32] = [0x96; 32];
@@ -147,16 +165,20 @@ impl Area {
         let key = SealKey::new(Provider::AesGcm, &KEY);
         // A failure leaves zeros, with which no provider's output agrees.
         let _ = key.seal(&[0; 12], &AAD, &plain[..symbol_len], &mut reference);
-        let mut aegis_reference = vec![0; reference.len()];
         let first = &plain[..symbol_len];
-        aegis256x2::seal_in_one_call(&KEY, &[0; 12], &AAD, first, &mut aegis_reference);
+        let aegis_references =
+            [aegis256x2::seal_in_one_call, aegis256::seal_in_one_call].map(|seal| {
+                let mut out = vec![0; reference.len()];
+                seal(&KEY, &[0; 12], &AAD, first, &mut out);
+                out
+            });
         Area {
             symbol_len,
             frames: vec![0; count * (symbol_len + FRAME_OVERHEAD)],
             out: vec![0; plain.len()],
             plain,
             reference,
-            aegis_reference,
+            aegis_references,
         }
     }
 }
@@ -179,15 +201,33 @@ impl Bench {
         };
         // Checks the provider and warms its code; the times do not count.
         bench.round(area);
-        let sealed = &mut area.frames[HEADER_LEN..area.symbol_len + FRAME_OVERHEAD];
-        let resealed = bench
-            .sealer
-            .seal(&nonce(0), &AAD, &area.plain[..area.symbol_len], sealed);
         let reference = match provider {
-            Provider::Aegis256x2 => &area.aegis_reference,
+            Provider::Aegis256x2 => &area.aegis_references[0],
+            Provider::Aegis256 => &area.aegis_references[1],
             Provider::Ring | Provider::AwsLc | Provider::AesGcm => &area.reference,
         };
+        let plain = &area.plain[..area.symbol_len];
+        let (sealed, other) = area.frames.split_at_mut(reference.len());
+        let resealed = bench.sealer.seal(&nonce(0), &AAD, plain, sealed);
         bench.correct &= resealed.is_ok() && *sealed == reference[..];
+        // A batch has room for two frames at every symbol length.
+        if bench.sealer.pairs()
+            && let Some(other) = other.get_mut(..reference.len())
+        {
+            for (nonces, at) in [([0, 1], 0), ([1, 0], 1)] {
+                let nonces = nonces.map(nonce);
+                sealed.fill(0);
+                other.fill(0);
+                let resealed = bench.sealer.seal_pair(
+                    nonces.each_ref(),
+                    [&AAD; 2],
+                    [plain; 2],
+                    [&mut *sealed, &mut *other],
+                );
+                bench.correct &=
+                    resealed.iter().all(Result::is_ok) && [&*sealed, &*other][at] == &reference[..];
+            }
+        }
         (bench.seal, bench.open) = (Duration::MAX, Duration::MAX);
         bench
     }
@@ -198,20 +238,46 @@ impl Bench {
         let stride = len + FRAME_OVERHEAD;
         area.out.fill(0);
         let start = Instant::now();
-        let frames = area.frames.chunks_exact_mut(stride);
-        for (i, (plain, frame)) in area.plain.chunks_exact(len).zip(frames).enumerate() {
-            let sealed = self
-                .sealer
-                .seal(&nonce(i), &AAD, plain, &mut frame[HEADER_LEN..]);
-            self.correct &= sealed.is_ok();
+        let frames = area.frames.chunks_mut(2 * stride);
+        for (i, (plains, frames)) in area.plain.chunks(2 * len).zip(frames).enumerate() {
+            let nonces = [2 * i, 2 * i + 1].map(nonce);
+            let (a, b) = frames.split_at_mut(stride);
+            let (x, y) = plains.split_at(len);
+            if self.sealer.pairs() && b.len() == stride {
+                let outs = [&mut a[HEADER_LEN..], &mut b[HEADER_LEN..]];
+                let sealed = self
+                    .sealer
+                    .seal_pair(nonces.each_ref(), [&AAD; 2], [x, y], outs);
+                self.correct &= sealed.iter().all(Result::is_ok);
+                continue;
+            }
+            for ((nonce, plain), frame) in nonces.iter().zip([x, y]).zip([a, b]) {
+                let Some(out) = frame.get_mut(HEADER_LEN..) else {
+                    break;
+                };
+                self.correct &= self.sealer.seal(nonce, &AAD, plain, out).is_ok();
+            }
         }
         let sealed = Instant::now();
-        let frames = area.frames.chunks_exact_mut(stride);
-        for (i, (out, frame)) in area.out.chunks_exact_mut(len).zip(frames).enumerate() {
-            let opened = self
-                .opener
-                .open(&nonce(i), &AAD, &mut frame[HEADER_LEN..], out);
-            self.correct &= opened.is_ok();
+        let frames = area.frames.chunks_mut(2 * stride);
+        for (i, (outs, frames)) in area.out.chunks_mut(2 * len).zip(frames).enumerate() {
+            let nonces = [2 * i, 2 * i + 1].map(nonce);
+            let (a, b) = frames.split_at_mut(stride);
+            let (x, y) = outs.split_at_mut(len);
+            if self.opener.pairs() && b.len() == stride {
+                let sealed = [&mut a[HEADER_LEN..], &mut b[HEADER_LEN..]];
+                let opened = self
+                    .opener
+                    .open_pair(nonces.each_ref(), [&AAD; 2], sealed, [x, y]);
+                self.correct &= opened.iter().all(Result::is_ok);
+                continue;
+            }
+            for ((nonce, out), frame) in nonces.iter().zip([x, y]).zip([a, b]) {
+                let Some(sealed) = frame.get_mut(HEADER_LEN..) else {
+                    break;
+                };
+                self.correct &= self.opener.open(nonce, &AAD, sealed, out).is_ok();
+            }
         }
         let opened = Instant::now();
         self.seal = self.seal.min(sealed - start);
@@ -242,8 +308,12 @@ mod tests {
                 assert!(speed.seal_gbps > 0.0 && speed.open_gbps > 0.0);
                 assert!(chosen.time() <= speed.time() * 1.000_001);
             }
-            assert_eq!(c.aegis.provider, Provider::Aegis256x2);
-            assert!(c.aegis.correct && c.aegis.seal_gbps > 0.0 && c.aegis.open_gbps > 0.0);
+            assert_eq!(c.aegis_256x2.provider, Provider::Aegis256x2);
+            assert_eq!(c.aegis_256.provider, Provider::Aegis256);
+            for aegis in [&c.aegis_256x2, &c.aegis_256] {
+                assert!(aegis.correct, "{}", aegis.provider);
+                assert!(aegis.seal_gbps > 0.0 && aegis.open_gbps > 0.0);
+            }
         }
     }
 
@@ -254,23 +324,44 @@ mod tests {
         for provider in Provider::ALL {
             assert!(!Bench::new(provider, &mut area).correct);
         }
-        assert!(Bench::new(Provider::Aegis256x2, &mut area).correct);
-        area.aegis_reference[5] ^= 1;
-        assert!(!Bench::new(Provider::Aegis256x2, &mut area).correct);
+        for (i, provider) in [Provider::Aegis256x2, Provider::Aegis256]
+            .into_iter()
+            .enumerate()
+        {
+            assert!(Bench::new(provider, &mut area).correct);
+            area.aegis_references[i][5] ^= 1;
+            assert!(!Bench::new(provider, &mut area).correct);
+        }
     }
 
     #[test]
-    fn aegis_is_preferred_only_when_it_is_right_and_faster() {
+    fn the_suite_that_is_right_and_fastest_is_best() {
+        use Provider::{AwsLc, Ring};
         let mut c = calibrate(64, Duration::ZERO);
+        let set = |s: &mut Speed, gbps: f64| (s.seal_gbps, s.open_gbps) = (gbps, gbps);
         for s in &mut c.speeds {
-            (s.seal_gbps, s.open_gbps) = (2.0, 2.0);
+            set(s, 2.0);
         }
-        (c.aegis.seal_gbps, c.aegis.open_gbps) = (4.0, 1.5);
-        assert!(c.aegis_beats(Provider::AwsLc));
-        c.speeds[0].open_gbps = 9.0;
-        assert!(c.aegis_beats(Provider::AwsLc) && !c.aegis_beats(Provider::Ring));
-        assert!(!c.aegis_beats(Provider::Aegis256x2));
-        c.aegis.correct = false;
-        assert!(!c.aegis_beats(Provider::AwsLc));
+        set(&mut c.speeds[0], 9.0);
+        for (x2, one, best) in [
+            (1.5, 1.9, SUITE_AES_256_GCM),
+            (1.9, 1.5, SUITE_AES_256_GCM),
+            (3.0, 2.5, SUITE_AEGIS_256X2),
+            (2.5, 3.0, SUITE_AEGIS_256),
+            (1.5, 3.0, SUITE_AEGIS_256),
+            (3.0, 3.0, SUITE_AEGIS_256X2),
+        ] {
+            set(&mut c.aegis_256x2, x2);
+            set(&mut c.aegis_256, one);
+            assert_eq!(c.best_suite(AwsLc), best, "{x2} {one}");
+            assert_eq!(c.best_suite(Ring), SUITE_AES_256_GCM);
+            assert_eq!(c.best_suite(Provider::Aegis256x2), SUITE_AES_256_GCM);
+        }
+        set(&mut c.aegis_256x2, 4.0);
+        set(&mut c.aegis_256, 5.0);
+        c.aegis_256.correct = false;
+        assert_eq!(c.best_suite(AwsLc), SUITE_AEGIS_256X2);
+        (c.aegis_256.correct, c.aegis_256x2.correct) = (true, false);
+        assert_eq!(c.best_suite(AwsLc), SUITE_AES_256_GCM);
     }
 }

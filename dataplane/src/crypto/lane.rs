@@ -14,8 +14,8 @@
 //! **Limits.** Whatever else fails, a key never seals nor opens more than
 //! [`KEY_HARD_STOP_BLOCKS`](limits::KEY_HARD_STOP_BLOCKS), and a lane gives up at 2^52 failed opens
 //! over all its keys (RFC 9001 §6.6). 2^34 blocks lie below the 2^23 packets of 2^16 bytes (2^35
-//! blocks) that RFC 9001 appendix B.1 allows one AES-GCM key. AEGIS-256X2 would bear far more; its
-//! keys have the same limits.
+//! blocks) that RFC 9001 appendix B.1 allows one AES-GCM key. AEGIS-256X2 and AEGIS-256 would bear far
+//! more; their keys have the same limits.
 
 use super::aead::{AeadError, NONCE_LEN, OpenKey, Provider, SealKey};
 use super::schedule::KeyChain;
@@ -408,5 +408,6 @@ impl LaneOpener {
     }
 }
 
+mod pair;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Authenticated encryption, key schedule, key usage limits and replay protection.
 //!
-//! - [`aead`]: AES-256-GCM (three implementations) and AEGIS-256X2 behind one seam.
+//! - [`aead`]: AES-256-GCM (three implementations), AEGIS-256X2 and AEGIS-256 behind one seam.
 //! - [`mod@calibrate`]: which implementation is fastest on the running CPU.
 //! - [`schedule`]: session secrets to lane keys.
 //! - [`lane`]: the two ends of one lane, with epochs and usage limits.

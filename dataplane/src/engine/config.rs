@@ -15,7 +15,7 @@ use crate::proto::manager::PeerConfig;
 use crate::proto::path::MAX_WEIGHT;
 use crate::stage::{Lane, bufs_per_lane};
 use crate::verify::Level;
-use crate::wire::handshake::SUITE_AES_256_GCM;
+use crate::wire::handshake::{SUITE_AEGIS_256, SUITE_AEGIS_256X2, SUITE_AES_256_GCM};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Which packet path to use.
@@ -35,17 +35,31 @@ pub enum BackendChoice {
     AfXdp,
 }
 
-/// Which suites to offer. AES-256-GCM is always understood; AEGIS-256X2 is used where both ends
-/// offer it.
+/// Which suites to offer. A suite implies those before it in the order AES-256-GCM, AEGIS-256X2,
+/// AEGIS-256; a session uses the last that both ends offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SuiteChoice {
-    /// AEGIS-256X2 where it is measured to be faster here than AES-256-GCM.
+    /// The one that is measured to be fastest here, and those before it.
     #[default]
     Auto,
     /// AES-256-GCM only.
     Aes256Gcm,
     /// AEGIS-256X2, and nothing less from peers.
     Aegis256x2,
+    /// AEGIS-256, and nothing less from peers.
+    Aegis256,
+}
+
+impl SuiteChoice {
+    /// The number of the suite that is asked for and nothing less; `None` for `Auto`.
+    pub fn only(self) -> Option<u8> {
+        match self {
+            SuiteChoice::Auto => None,
+            SuiteChoice::Aes256Gcm => Some(SUITE_AES_256_GCM),
+            SuiteChoice::Aegis256x2 => Some(SUITE_AEGIS_256X2),
+            SuiteChoice::Aegis256 => Some(SUITE_AEGIS_256),
+        }
+    }
 }
 
 /// What a node is started with.

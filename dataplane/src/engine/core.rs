@@ -242,9 +242,12 @@ impl<B: Backend> Core<B> {
             ctx.ce = burst.ecn() == ECN_CE;
             ctx.queue = burst.queue();
             let (mut frames, mut bytes) = (0, 0);
-            for frame in burst.segments_mut() {
+            let mut segments = burst.segments_mut().map(|f| (Header::parse(f), f));
+            let mut next = segments.next();
+            while let Some((parsed, frame)) = next.take() {
+                next = segments.next();
                 (frames, bytes) = (frames + 1, bytes + frame.len() as u64);
-                let exit = match Header::parse(frame) {
+                let exit = match parsed {
                     Err(ParseError::Oversized) => Counter::RxOversized,
                     Err(e) if e.is_foreign() => Counter::RxForeign,
                     Err(_) => Counter::RxMalformed,
@@ -265,7 +268,21 @@ impl<B: Backend> Core<B> {
                             _ => NO_LANE,
                         };
                         match self.lanes.get_mut(usize::from(place)) {
-                            Some(Some(lane)) => lane.on_frame(&h, frame, &mut ctx).counter(),
+                            Some(Some(lane)) => {
+                                if lane.opens_pairs()
+                                    && let Some((Ok(h2), frame2)) = &mut next
+                                    && (h2.session, h2.lane) == (h.session, h.lane)
+                                    && let Some([first, second]) =
+                                        lane.on_pair([&h, h2], [frame, frame2], &mut ctx)
+                                {
+                                    (frames, bytes) = (frames + 1, bytes + frame2.len() as u64);
+                                    next = segments.next();
+                                    self.stats.counters.add(first.counter(), 1);
+                                    second.counter()
+                                } else {
+                                    lane.on_frame(&h, frame, &mut ctx).counter()
+                                }
+                            }
                             _ => Counter::RxForeign,
                         }
                     }

@@ -22,9 +22,7 @@ use crate::proto::manager::{Manager, Options};
 use crate::ring::Wakeup;
 use crate::stage::{CloseReason, Lane};
 use crate::verify::Level;
-use crate::wire::handshake::{
-    Attestation, Params, SUITE_AEGIS_256X2, SUITE_AES_256_GCM, suite_name,
-};
+use crate::wire::handshake::{Attestation, Params, SUITE_AES_256_GCM, suite_name};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,7 +75,8 @@ fn boot_id() -> Result<u64, StartError> {
 }
 
 fn describe(c: &Calibration) -> String {
-    let figures = c.speeds.iter().chain([&c.aegis]).map(|s| {
+    let suites = [&c.aegis_256x2, &c.aegis_256];
+    let figures = c.speeds.iter().chain(suites).map(|s| {
         format!(
             "{} {:.1}/{:.1}",
             s.provider.name(),
@@ -92,8 +91,8 @@ fn describe(c: &Calibration) -> String {
 /// The best suite to offer, the provider of AES-256-GCM, and why.
 fn choose_aead(cfg: &EngineConfig) -> (u8, Provider, String) {
     let measured = match (cfg.suite, cfg.provider) {
-        (SuiteChoice::Aes256Gcm | SuiteChoice::Aegis256x2, Some(_)) => None,
-        _ => Some(calibrate(cfg.symbol_len(), CALIBRATION)),
+        (SuiteChoice::Auto, _) | (_, None) => Some(calibrate(cfg.symbol_len(), CALIBRATION)),
+        (_, Some(_)) => None,
     };
     let (provider, why) = match (cfg.provider, &measured) {
         (Some(p), None) => (p, "asked for".to_owned()),
@@ -102,15 +101,10 @@ fn choose_aead(cfg: &EngineConfig) -> (u8, Provider, String) {
         // The match above measures whenever no provider is asked for.
         (None, None) => (Provider::AesGcm, "the portable one".to_owned()),
     };
-    let aegis = match cfg.suite {
-        SuiteChoice::Auto => measured.is_some_and(|c| c.aegis_beats(provider)),
-        SuiteChoice::Aes256Gcm => false,
-        SuiteChoice::Aegis256x2 => true,
-    };
-    let suite = if aegis {
-        SUITE_AEGIS_256X2
-    } else {
-        SUITE_AES_256_GCM
+    let suite = match (cfg.suite.only(), &measured) {
+        (Some(suite), _) => suite,
+        (None, Some(c)) => c.best_suite(provider),
+        (None, None) => SUITE_AES_256_GCM,
     };
     (suite, provider, why)
 }
@@ -254,8 +248,8 @@ impl Engine {
         let mut options = Options::new(at_zero, &local_params);
         // A peer with the weaker level is let in: the session uses the stronger of the two.
         options.policy.min_witness = Level::Fast as u8;
-        if cfg.suite == SuiteChoice::Aegis256x2 {
-            options.policy.suite = SUITE_AEGIS_256X2;
+        if let Some(suite) = cfg.suite.only() {
+            options.policy.suite = suite;
         }
         let manager = Manager::new(
             cfg.identity.clone(),

@@ -137,6 +137,25 @@ impl LaneRx {
         self.judge(slot, symbol, k, len)
     }
 
+    /// The slot of two data symbols that may be opened into it at once: it holds something already,
+    /// has neither of them, and is not complete before the second. `None` where any of that is
+    /// otherwise; changes nothing.
+    #[inline]
+    pub fn admit_pair(&self, slot_low: u32, symbols: [u8; 2], k: u8, len: u16) -> Option<u64> {
+        let slot = extend_slot(slot_low, self.base)?;
+        let c = class(slot, WINDOW_SLOTS);
+        let s = &self.slots[c];
+        let [a, b] = symbols;
+        let ours = slot >= self.base && slot < self.credit && !self.complete.contains(c);
+        // k and length of a slot that holds something were judged with its first symbol.
+        let same = !s.have.is_empty() && s.k == k && s.len == len;
+        let new = a != b
+            && a.max(b) < k
+            && !s.have.contains(usize::from(a))
+            && !s.have.contains(usize::from(b));
+        (ours && same && new && s.count + 1 < k).then_some(slot)
+    }
+
     fn judge(&self, slot: u64, symbol: u8, k: u8, len: u16) -> Admit {
         if slot < self.base {
             return Admit::Duplicate;

@@ -6,9 +6,11 @@
 mod lane;
 mod preamble;
 mod rx;
+mod rx_pair;
 mod shared;
 mod slots;
 mod tx;
+mod tx_pair;
 
 pub use lane::{Lane, LaneEnds, LaneParams, LaneStatus, bufs_per_lane, open_lane};
 pub use preamble::{Preamble, PreambleError, SlotFlags};

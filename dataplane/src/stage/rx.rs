@@ -1,4 +1,4 @@
-//! Receive: one frame at a time from a burst into the window.
+//! Receive: one frame at a time from a burst into the window (two at once: `rx_pair`).
 
 use super::lane::Lane;
 use super::shared::{CloseReason, TxWants};
@@ -99,15 +99,20 @@ impl Lane {
             exit,
             FrameExit::AuthFailed | FrameExit::Replayed | FrameExit::NoBuffer
         );
-        // `now` is that of the batch, so this is one store for all its frames.
-        if authentic && self.last_rx != ctx.now {
-            self.last_rx = ctx.now;
-            self.shared
-                .session
-                .last_rx
-                .store(ctx.now, Ordering::Relaxed);
+        if authentic {
+            self.heard(ctx.now);
         }
         exit
+    }
+
+    /// Notes an authentic frame.
+    #[inline]
+    pub(super) fn heard(&mut self, now: Nanos) {
+        // `now` is that of the batch, so this is one store for all its frames.
+        if self.last_rx != now {
+            self.last_rx = now;
+            self.shared.session.last_rx.store(now, Ordering::Relaxed);
+        }
     }
 
     fn on_symbol(
@@ -218,10 +223,21 @@ impl Lane {
             }
             ctx.counters.add(Counter::RxSlotsStarted, 1);
         }
-        match self
+        let progress = self
             .rx
-            .stored(ctx.now, slot, hdr.symbol, hdr.k, hdr.len, hdr.pn)
-        {
+            .stored(ctx.now, slot, hdr.symbol, hdr.k, hdr.len, hdr.pn);
+        self.on_progress(slot, (k, len), progress, ctx)
+    }
+
+    /// What follows from a symbol that is in its slot now.
+    pub(super) fn on_progress(
+        &mut self,
+        slot: u64,
+        (k, len): (usize, usize),
+        progress: Progress,
+        ctx: &mut FrameCtx,
+    ) -> FrameExit {
+        match progress {
             Progress::Partial | Progress::Duplicate => {}
             Progress::Complete => self.complete(slot, ctx),
             Progress::NeedsDecode => {

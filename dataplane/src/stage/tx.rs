@@ -1,9 +1,9 @@
-//! Send: slots from the window into sealed frames, acknowledgements, timers.
+//! Send: slots from the window into sealed frames (two at once: `tx_pair`), acknowledgements, timers.
 
 use super::lane::Lane;
 use super::preamble::Preamble;
 use super::shared::{CloseReason, TxWants};
-use crate::backend::Backend;
+use crate::backend::{Backend, TxFrame};
 use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{
     FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SLOT_PREAMBLE_LEN, cut_slot,
@@ -189,19 +189,25 @@ impl Lane {
             let Some(sym) = self.deferred.take().or_else(|| self.tx.poll_send(ctx.now)) else {
                 break;
             };
-            match self.send_symbol(&sym, ctx) {
-                Ok(true) => {
-                    any = true;
-                    ctx.budget -= 1;
-                    ctx.deficit -= (usize::from(sym.symbol_len) + FRAME_OVERHEAD) as i64;
-                    if sym.index == 0 && sym.kind == SymbolKind::First {
-                        self.note_begun(sym.slot);
-                    }
-                }
-                Ok(false) => {
+            let sent = if self.may_pair(&sym, ctx.budget) {
+                self.send_pair(&sym, ctx)
+            } else {
+                self.send_symbol(&sym, None, ctx).map(usize::from)
+            };
+            match sent {
+                Ok(0) => {
                     // No frame is free: this very symbol goes first next time.
                     self.deferred = Some(sym);
                     break;
+                }
+                Ok(frames) => {
+                    any = true;
+                    ctx.budget -= frames;
+                    let frame = usize::from(sym.symbol_len) + FRAME_OVERHEAD;
+                    ctx.deficit -= (frames * frame) as i64;
+                    if sym.index == 0 && sym.kind == SymbolKind::First {
+                        self.note_begun(sym.slot);
+                    }
                 }
                 Err(reason) => {
                     self.close(reason);
@@ -212,23 +218,53 @@ impl Lane {
         any
     }
 
-    /// Seals one symbol into a frame; `Ok(false)` when the backend has none free.
-    fn send_symbol<B: Backend>(
+    /// Room for a symbol of `len` bytes.
+    #[inline]
+    pub(super) fn claim_symbol<B: Backend>(
+        &self,
+        len: usize,
+        ctx: &mut SendCtx<B>,
+    ) -> Option<TxFrame> {
+        let flow = self.steering.flow();
+        ctx.backend
+            .claim_flow(&self.dest, flow, len + FRAME_OVERHEAD)
+    }
+
+    /// The header of a symbol's frame; the sealer fills in the epoch.
+    #[inline]
+    pub(super) fn symbol_header(&self, sym: &TxSymbol) -> Header {
+        Header {
+            kind: FrameKind::Symbol,
+            epoch: 0,
+            lane: self.lane,
+            symbol: sym.index,
+            session: self.remote_index,
+            pn: sym.pn,
+            slot: sym.slot as u32,
+            k: sym.k,
+            class: seq::class(sym.slot, 96) as u8,
+            len: sym.symbol_len,
+        }
+    }
+
+    /// Seals one symbol into a frame, `claimed` if it has one already; `Ok(false)` when the backend
+    /// has none free.
+    pub(super) fn send_symbol<B: Backend>(
         &mut self,
         sym: &TxSymbol,
+        claimed: Option<TxFrame>,
         ctx: &mut SendCtx<B>,
     ) -> Result<bool, CloseReason> {
         let len = usize::from(sym.symbol_len);
         let k = usize::from(sym.k);
         let Some(slot) = self.tx_reader.get(sym.slot) else {
             // Acknowledged while it waited for a frame: nothing to send any more.
+            if let Some(frame) = claimed {
+                ctx.backend.cancel(frame);
+            }
             return Ok(true);
         };
-        let flow = self.steering.flow();
-        let claimed = ctx
-            .backend
-            .claim_flow(&self.dest, flow, len + FRAME_OVERHEAD);
-        let Some(mut frame) = claimed else {
+        let Some(mut frame) = claimed.or_else(|| self.claim_symbol(len, ctx)) else {
             return Ok(false);
         };
         let index = usize::from(sym.index);
@@ -243,18 +279,7 @@ impl Lane {
                 .record(Hist::StageRepair, host_monotonic_ns() - start);
             &*out
         };
-        let hdr = Header {
-            kind: FrameKind::Symbol,
-            epoch: 0,
-            lane: self.lane,
-            symbol: sym.index,
-            session: self.remote_index,
-            pn: sym.pn,
-            slot: sym.slot as u32,
-            k: sym.k,
-            class: seq::class(sym.slot, 96) as u8,
-            len: sym.symbol_len,
-        };
+        let hdr = self.symbol_header(sym);
         let sealed = seal_frame(&mut self.sealer, &hdr, plain, &mut frame, ctx.now);
         ctx.backend.commit(frame);
         ctx.counters.add(Counter::TxFrames, 1);

@@ -286,7 +286,9 @@ mod tests {
 
     #[test]
     fn every_kernel_agrees_with_the_oracle_at_every_length_and_alignment() {
-        let bytes: Vec<u8> = (0..200_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..200_000u32)
+            .map(|i| (i.wrapping_mul(i) >> 7) as u8)
+            .collect();
         let lengths = (0..2200).chain([4095, 4096, 4097, 90_048, 131_071, 199_990]);
         for len in lengths {
             let at = len % 9;

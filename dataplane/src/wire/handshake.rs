@@ -39,12 +39,15 @@ pub const MAX_HANDSHAKE_FRAME: usize = HEADER_LEN + MAX_BODY;
 pub const SUITE_AES_256_GCM: u8 = 1;
 /// AEGIS-256X2 with a 128-bit tag; whoever states it understands [`SUITE_AES_256_GCM`] too.
 pub const SUITE_AEGIS_256X2: u8 = 2;
+/// AEGIS-256 with a 128-bit tag; whoever states it understands [`SUITE_AEGIS_256X2`] too.
+pub const SUITE_AEGIS_256: u8 = 3;
 
 /// What people call a suite.
 pub const fn suite_name(suite: u8) -> &'static str {
     match suite {
         SUITE_AES_256_GCM => "AES-256-GCM",
         SUITE_AEGIS_256X2 => "AEGIS-256X2",
+        SUITE_AEGIS_256 => "AEGIS-256",
         _ => "unknown suite",
     }
 }

@@ -95,7 +95,10 @@ pub(super) const SCHEMA: &[Section] = &[
     Section {
         path: "crypto",
         keys: &[
-            ("suite", "\"auto\", \"aes-256-gcm\" or \"aegis-256x2\""),
+            (
+                "suite",
+                "\"auto\", \"aes-256-gcm\", \"aegis-256x2\" or \"aegis-256\"",
+            ),
             ("provider", "\"auto\", \"ring\", \"aws-lc\" or \"aes-gcm\""),
         ],
     },

@@ -231,7 +231,7 @@ fn bad_values_give_line_key_value_and_range() {
         ),
         (
             "[crypto]\nsuite = \"aes-128-gcm\"",
-            "allowed: \"auto\", \"aes-256-gcm\" or \"aegis-256x2\"",
+            "allowed: \"auto\", \"aes-256-gcm\", \"aegis-256x2\" or \"aegis-256\"",
         ),
         ("[[peer]]\nname = \"a\"", "missing field `key`"),
         ("node = 3", "line 1: node: invalid type"),
@@ -252,6 +252,7 @@ fn suites_parse() {
         ("auto", CryptoSuite::Auto),
         ("aes-256-gcm", CryptoSuite::Aes256Gcm),
         ("aegis-256x2", CryptoSuite::Aegis256x2),
+        ("aegis-256", CryptoSuite::Aegis256),
     ] {
         let config = Config::parse(&format!("[crypto]\nsuite = \"{text}\"")).unwrap();
         assert_eq!(config.crypto.suite, want);

@@ -98,6 +98,7 @@ impl Plan {
             CryptoSuite::Auto => SuiteChoice::Auto,
             CryptoSuite::Aes256Gcm => SuiteChoice::Aes256Gcm,
             CryptoSuite::Aegis256x2 => SuiteChoice::Aegis256x2,
+            CryptoSuite::Aegis256 => SuiteChoice::Aegis256,
         };
         engine.provider = match config.crypto.provider.name() {
             None => None,

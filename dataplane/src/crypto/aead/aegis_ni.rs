@@ -1,10 +1,13 @@
-//! AEGIS-256X2 (draft-irtf-cfrg-aegis-aead) with AES-NI: whole messages, out of place.
+//! AEGIS-256X2 and AEGIS-256 (draft-irtf-cfrg-aegis-aead) with AES-NI: whole messages, out of place.
 //!
 //! A frame is one short message, so what a library does once per message (choosing an
 //! implementation, keeping a state that can be fed in pieces, wiping it) costs as much here as a
 //! good part of the message itself: see docs/ARCHITECTURE.md for the figures. This kernel keeps the
-//! twelve AES blocks of the state in registers from the first byte to the tag. libaegis remains the
-//! reference: the tests compare the two, and so does the calibration at every start.
+//! twelve AES blocks of the state in registers from the first byte to the tag: those of one message
+//! of AEGIS-256X2 (this file), or six each of two messages of AEGIS-256 ([`plain`]). libaegis remains
+//! the reference: the tests compare the two, and so does the calibration at every start.
+
+pub(super) mod plain;
 
 use crate::base::limits::TAG_LEN;
 use std::arch::x86_64::{
@@ -107,27 +110,42 @@ fn pairs_mut(bytes: &mut [u8]) -> (&mut [Pair], &mut [u8]) {
     (whole.as_chunks_mut::<16>().0.as_chunks_mut::<2>().0, rest)
 }
 
-/// Up to [`RATE`] bytes, filled up with zeros.
+/// At most `N` blocks of bytes, filled up with zeros.
 #[inline(always)]
-fn padded(bytes: &[u8]) -> Pair {
-    let mut pair = [[0; 16]; 2];
+fn padded<const N: usize>(bytes: &[u8]) -> [[u8; 16]; N] {
+    let mut blocks = [[0; 16]; N];
     // In steps of eight: a call of memcpy would cost more than the few moves that a header takes.
     let (words, rest) = bytes.as_chunks::<8>();
-    let (out, out_rest) = pair.as_flattened_mut().split_at_mut(words.len() * 8);
+    let (out, out_rest) = blocks.as_flattened_mut().split_at_mut(words.len() * 8);
     for (to, from) in out.as_chunks_mut::<8>().0.iter_mut().zip(words) {
         *to = *from;
     }
     for (to, from) in out_rest.iter_mut().zip(rest) {
         *to = *from;
     }
-    pair
+    blocks
 }
 
-/// One lane's six blocks.
+/// Six blocks: the state of AEGIS-256, or of one lane of AEGIS-256X2.
 #[derive(Clone, Copy)]
 struct Six([__m128i; 6]);
 
 impl Six {
+    /// The state before its first update; `kn` is key XOR nonce.
+    #[inline]
+    #[target_feature(enable = "aes,avx")]
+    fn new(k: (__m128i, __m128i), kn: (__m128i, __m128i)) -> Six {
+        let (c0, c1) = (load(&C0), load(&C1));
+        Six([
+            kn.0,
+            kn.1,
+            c1,
+            c0,
+            _mm_xor_si128(k.0, c0),
+            _mm_xor_si128(k.1, c1),
+        ])
+    }
+
     #[inline]
     #[target_feature(enable = "aes,avx")]
     fn update(&mut self, m: __m128i) {
@@ -171,16 +189,8 @@ impl State {
     fn new(key: &[u8; 32], nonce: &[u8; 32]) -> State {
         let (k0, k1) = load_pair(&padded(key));
         let (n0, n1) = load_pair(&padded(nonce));
-        let (c0, c1) = (load(&C0), load(&C1));
         let (kn0, kn1) = (_mm_xor_si128(k0, n0), _mm_xor_si128(k1, n1));
-        let six = Six([
-            kn0,
-            kn1,
-            c1,
-            c0,
-            _mm_xor_si128(k0, c0),
-            _mm_xor_si128(k1, c1),
-        ]);
+        let six = Six::new((k0, k1), (kn0, kn1));
         let mut state = State { a: six, b: six };
         // The lane's number, then the number of lanes less one.
         let (context_a, context_b) = (_mm_set_epi64x(0, 0x0100), _mm_set_epi64x(0, 0x0101));

@@ -3,11 +3,12 @@ use super::*;
 use proptest::prelude::*;
 
 /// The providers of every suite.
-const EVERY: [Provider; 4] = [
+const EVERY: [Provider; 5] = [
     Provider::Ring,
     Provider::AwsLc,
     Provider::AesGcm,
     Provider::Aegis256x2,
+    Provider::Aegis256,
 ];
 
 fn hex(text: &str) -> Vec<u8> {
@@ -142,6 +143,35 @@ fn wrong_lengths_are_refused_and_touch_nothing() {
 }
 
 #[test]
+fn a_wrong_length_in_a_pair_leaves_the_other_message_alone() {
+    for provider in EVERY {
+        let (sealer, opener) = (
+            SealKey::new(provider, &[1; 32]),
+            OpenKey::new(provider, &[1; 32]),
+        );
+        let (nonces, plains) = ([&[0; 12], &[1; 12]], [&[7; 64][..], &[8; 64][..]]);
+        for wrong in 0..2 {
+            let mut outs = [vec![0xEE; 80], vec![0xEE; 80]];
+            outs[wrong].push(0xEE);
+            let [a, b] = &mut outs;
+            let got = sealer.seal_pair(nonces, [&[]; 2], plains, [a, b]);
+            assert_eq!(got[wrong], Err(AeadError::Length));
+            assert_eq!(got[1 - wrong], Ok(()));
+            assert!(outs[wrong].iter().all(|&b| b == 0xEE));
+            let mut opened = [vec![0xEE; 64], vec![0xEE; 64]];
+            let ([a, b], [x, y]) = (&mut outs, &mut opened);
+            let got = opener.open_pair(nonces, [&[]; 2], [a, b], [x, y]);
+            assert_eq!(got[wrong], Err(AeadError::Length));
+            assert_eq!(got[1 - wrong], Ok(()));
+            assert!(opened[wrong].iter().all(|&b| b == 0xEE));
+            assert_eq!(opened[1 - wrong], plains[1 - wrong]);
+        }
+        let kernel = cfg!(target_arch = "x86_64") && provider == Provider::Aegis256;
+        assert!(sealer.pairs() <= kernel && sealer.pairs() == opener.pairs());
+    }
+}
+
+#[test]
 fn rekeying_leaves_only_the_new_key() {
     let (old, new, nonce) = ([1; 32], [2; 32], [3; 12]);
     for provider in EVERY {
@@ -190,8 +220,9 @@ fn names_parse_back() {
         assert_eq!(provider.name().parse(), Ok(provider));
     }
     assert!("openssl".parse::<Provider>().is_err());
-    // Another suite, so no choice among the providers of AES-256-GCM.
+    // Other suites, so no choice among the providers of AES-256-GCM.
     assert!("aegis-256x2".parse::<Provider>().is_err());
+    assert!("aegis-256".parse::<Provider>().is_err());
 }
 
 #[test]
@@ -202,19 +233,80 @@ fn suites_have_their_providers() {
             Some(provider)
         );
         assert_eq!(Provider::for_suite(2, provider), Some(Provider::Aegis256x2));
+        assert_eq!(Provider::for_suite(3, provider), Some(Provider::Aegis256));
     }
-    assert_eq!(EVERY.map(Provider::suite), [1, 1, 1, 2]);
-    for unknown in [0, 3, 255] {
+    assert_eq!(EVERY.map(Provider::suite), [1, 1, 1, 2, 3]);
+    for unknown in [0, 4, 255] {
         assert_eq!(Provider::for_suite(unknown, Provider::Ring), None);
     }
     let (key, nonce) = ([1; 32], [2; 12]);
-    let aegis = seal(Provider::Aegis256x2, &key, &nonce, &[], &[3; 64]);
-    let opener = OpenKey::new(Provider::Ring, &key);
-    assert_eq!(open(&opener, &nonce, &[], &aegis), Err(AeadError::Auth));
+    let suites = [Provider::Ring, Provider::Aegis256x2, Provider::Aegis256];
+    for (a, b) in suites.iter().flat_map(|a| suites.map(|b| (*a, b))) {
+        let sealed = seal(a, &key, &nonce, &[], &[3; 64]);
+        let got = open(&OpenKey::new(b, &key), &nonce, &[], &sealed);
+        assert_eq!(got.is_ok(), a == b, "{a} {b}");
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Two at once are two one after the other, for every provider and whatever the lengths; a forged
+    /// one of them comes out as zeros and leaves the other alone.
+    #[test]
+    fn a_pair_is_two_messages(
+        lens in prop_oneof![
+            3 => (0usize..300).prop_map(|n| [n, n]),
+            1 => (0usize..300, 0usize..300).prop_map(|(a, b)| [a, b]),
+            1 => Just([1408, 1408]),
+        ],
+        aad_lens in prop_oneof![Just([24, 24]), (0usize..64, 0usize..64).prop_map(|(a, b)| [a, b])],
+        key in any::<[u8; 32]>(),
+        nonces in any::<[[u8; 12]; 2]>(),
+        forged in 0usize..3,
+        flip in any::<prop::sample::Index>(),
+    ) {
+        let plains = [bytes(lens[0], key[0]), bytes(lens[1], key[1])];
+        let aads = [bytes(aad_lens[0], nonces[0][0]), bytes(aad_lens[1], nonces[1][0])];
+        let aad_refs = aads.each_ref().map(|a| &a[..]);
+        for provider in EVERY {
+            let mut expected = [0, 1].map(|i| {
+                seal(provider, &key, &nonces[i], &aads[i], &plains[i])
+            });
+            let mut outs = expected.clone().map(|e| vec![0xEE; e.len()]);
+            let [a, b] = &mut outs;
+            let sealed = SealKey::new(provider, &key).seal_pair(
+                nonces.each_ref(),
+                aad_refs,
+                plains.each_ref().map(|p| &p[..]),
+                [&mut a[..], &mut b[..]],
+            );
+            prop_assert_eq!(sealed, [Ok(()), Ok(())]);
+            prop_assert_eq!(&outs, &expected);
+
+            if let Some(frame) = expected.get_mut(forged) {
+                let bit = flip.index(frame.len() * 8);
+                frame[bit / 8] ^= 1 << (bit % 8);
+            }
+            let mut opened = plains.clone().map(|p| vec![0xEE; p.len()]);
+            let ([a, b], [x, y]) = (&mut expected, &mut opened);
+            let got = OpenKey::new(provider, &key).open_pair(
+                nonces.each_ref(),
+                aad_refs,
+                [&mut a[..], &mut b[..]],
+                [&mut x[..], &mut y[..]],
+            );
+            for i in 0..2 {
+                if i == forged {
+                    prop_assert_eq!(got[i], Err(AeadError::Auth));
+                    prop_assert!(opened[i].iter().all(|&b| b == 0));
+                } else {
+                    prop_assert_eq!(got[i], Ok(()));
+                    prop_assert_eq!(&opened[i], &plains[i]);
+                }
+            }
+        }
+    }
+
     #[test]
     fn providers_agree_and_open_each_other(
         len in prop_oneof![0usize..300, Just(1408), Just(8896), 0usize..9216],
