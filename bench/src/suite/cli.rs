@@ -89,6 +89,8 @@ impl Place {
 
 /// Bulk transfer.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Throughput {
     /// Cipher suites of CTP-96.
     #[arg(long, value_delimiter = ',', default_value = "aes-256-gcm,aegis-256x2,aegis-256", value_parser = ["auto", "aes-256-gcm", "aegis-256x2", "aegis-256"])]
@@ -111,6 +113,8 @@ impl Default for Throughput {
 
 /// Streams over lanes.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Concurrency {
     /// Streams at a time, 1 to 1,024 (a list).
     #[arg(long, value_delimiter = ',', default_value = "1,4,16,64,256,1024", value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -139,6 +143,8 @@ impl Default for Concurrency {
 
 /// Message sizes.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Payload {
     /// Bytes of a message, 32 to 16 MiB (a list).
     #[arg(long, value_delimiter = ',', default_value = "1KiB,4KiB,16KiB,64KiB,256KiB,1MiB,16MiB", value_parser = message)]
@@ -159,6 +165,8 @@ impl Default for Payload {
 
 /// Codecs.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Compression {
     /// Codecs with levels (a list): lz4, zstd:-5..3, deflate:1..12.
     #[arg(
@@ -180,6 +188,8 @@ impl Default for Compression {
 
 /// Ciphers.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Encryption {
     /// Bytes of a frame's payload (a list).
     #[arg(long, value_delimiter = ',', default_value = "64,256,1408,8896,16384", value_parser = frame)]
@@ -196,6 +206,8 @@ impl Default for Encryption {
 
 /// Verification levels.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Verification {
     /// Where.
     #[command(flatten)]
@@ -212,10 +224,14 @@ impl Default for Verification {
 
 /// The CPU's extensions.
 #[derive(Args, Debug, Default)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Acceleration {}
 
 /// Packet paths.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Network {
     /// Backends (a list): udp, io_uring, af_xdp.
     #[arg(long, value_delimiter = ',', default_value = "udp,io_uring,af_xdp", value_parser = ["udp", "io_uring", "af_xdp"])]
@@ -249,6 +265,8 @@ impl Default for Network {
 
 /// Held rates.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Sustained {
     /// Rates, bytes per second (a list).
     #[arg(long, value_delimiter = ',', default_value = "100MB,300MB,600MB", value_parser = held_rate)]
@@ -281,6 +299,8 @@ impl Default for Sustained {
 
 /// Lossy and long paths.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Paths {
     /// Rate of the path, bits a second (300Mbit, 1G), Ethernet headers included. Where the emulator
     /// cannot keep up with it, runs are repeated and then refused.
@@ -488,6 +508,8 @@ fn write_files(doc: &Document, common: &Common) -> Result<()> {
 
 /// Two documents to compare.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Diff {
     /// The earlier run.
     before: PathBuf,
@@ -521,6 +543,8 @@ pub fn compare(o: &Diff) -> Result<bool> {
 
 /// A document to show.
 #[derive(Args, Debug)]
+// The command of the same name has a group of that name already.
+#[group(skip)]
 pub struct Report {
     /// What a suite wrote with --json.
     document: PathBuf,

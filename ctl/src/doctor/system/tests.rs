@@ -78,6 +78,7 @@ fn memory_and_cpu() {
     let mut host = good();
     host.memory.huge_total = 0;
     host.memory.huge_free = 0;
+    host.memory.transparent = Some("never".into());
     host.cpus.flags.remove("vaes");
     host.cpus.governors = [("powersave".to_owned(), 4)].into();
     host.cpus.clock = Some(("hpet".into(), vec!["tsc".into(), "hpet".into()]));
