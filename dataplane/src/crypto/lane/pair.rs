@@ -79,14 +79,12 @@ impl LaneOpener {
         outs: [&mut [u8]; 2],
     ) -> [Result<(), OpenError>; 2] {
         let ([s, t], [a, b]) = (sealed, outs);
-        self.expire(now);
         let place = usize::from(epoch_bits & EPOCH_MASK);
         // Any other key may change what is held after the first frame.
         let current = place == self.epoch as usize % HELD;
         let fit = s.len() == a.len() + TAG_LEN && t.len() == b.len() + TAG_LEN;
-        let held = &mut self.held[place];
         let costs = [blocks(a.len()), blocks(b.len())];
-        let total = held.blocks.saturating_add(costs[0] + costs[1]);
+        let total = self.held[place].blocks.saturating_add(costs[0] + costs[1]);
         // Were the first frame a forgery, the second would still be within the limit.
         let patient = self.failed.saturating_add(1) < self.usage.failed_opens;
         if !(current && fit && patient && total <= self.usage.hard_stop_blocks) {
@@ -95,6 +93,8 @@ impl LaneOpener {
                 self.open(now, epoch_bits, pns[1], aads[1], t, b),
             ];
         }
+        self.expire(now);
+        let held = &mut self.held[place];
         let nonces = pns.map(|pn| nonce(&held.iv, pn));
         let opened = held
             .key
