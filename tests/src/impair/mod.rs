@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A third namespace lies between the hosts. Its two interfaces belong to an [`Emulator`], one
-//! thread that takes frames from one ([`port`]), asks the [`model`] what becomes of them, and sends
+//! thread that takes frames from one (`port`), asks the `model` what becomes of them, and sends
 //! them out of the other when their time has come. Segmentation and checksum offloads of the hosts
 //! are off: frames cross one by one and complete, as on a wire.
 //!
