@@ -46,7 +46,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Every suite with its defaults: one document (with --quick in under ten minutes on two cores).
+    /// The nine suites of this host with their defaults: one document (with --quick in under ten
+    /// minutes on two cores). Lossy and long paths are a table of their own: `paths`.
     All(Common),
     /// Bulk transfer over memory, loopback, veth or to another host, beside TCP, TLS 1.3 and QUIC.
     Throughput {
