@@ -38,25 +38,25 @@ fn kernel(host: &System) -> Vec<Finding> {
             what,
             "its version has an unknown form; the trials below decide",
         ),
-        Some(v) if v >= (6, 8) => Finding::ok(
+        Some(v) if v >= (6, 11) => Finding::ok(
             what,
-            "has everything CTP-96 can use: multi-buffer AF_XDP (6.6), transmit metadata (6.8)",
+            "has everything CTP-96 can use: multi-buffer AF_XDP (6.6), transmit metadata (6.11)",
         ),
         Some(v) if v >= (6, 6) => Finding::info(
             what,
-            "no AF_XDP transmit metadata (6.8): the CPU computes UDP checksums",
+            "no AF_XDP transmit metadata (6.11): the CPU computes UDP checksums",
         ),
         Some(v) if v >= (5, 11) => Finding::warn(
             what,
             "no multi-buffer AF_XDP (6.6): with AF_XDP the MTU must stay below about 3,500",
         )
-        .fix("install Linux 6.8 or later"),
+        .fix("install Linux 6.11 or later"),
         Some(_) => Finding::bad(
             what,
             "too old: AF_XDP lacks BPF links (5.9), so a killed daemon would leave its program \
              behind, and busy polling (5.11)",
         )
-        .fix("install Linux 6.8 or later"),
+        .fix("install Linux 6.11 or later"),
     };
     let mut found = vec![version];
     match &kernel.options {
