@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use super::ZeroCopy;
 use super::ring::{Consumer, Producer};
@@ -19,6 +20,9 @@ const SO_BUSY_POLL_BUDGET: i32 = 70;
 const BUSY_POLL_US: i32 = 20;
 /// Frames of one wake-up; measured as the best size (docs/PERF_NOTES.md).
 pub(super) const TX_BATCH: u32 = 64;
+/// The kernel lets go of a queue some time after its socket was closed (it waits for readers and
+/// frees the memory from a work queue), so a daemon that starts again finds it busy for so long.
+const LET_GO: Duration = Duration::from_secs(2);
 /// Kernel memory for frames under way in copy mode, bytes.
 const SEND_BUFFER: i32 = 8 << 20;
 
@@ -339,18 +343,24 @@ fn bind_to(
         sxdp_queue_id: queue,
         sxdp_shared_umem_fd: shared,
     };
-    // SAFETY: a live address of the given length.
-    let r = unsafe {
-        libc::bind(
-            fd.as_raw_fd(),
-            (&raw const addr).cast(),
-            size_of::<libc::sockaddr_xdp>() as libc::socklen_t,
-        )
-    };
-    if r == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        // SAFETY: a live address of the given length.
+        let r = unsafe {
+            libc::bind(
+                fd.as_raw_fd(),
+                (&raw const addr).cast(),
+                size_of::<libc::sockaddr_xdp>() as libc::socklen_t,
+            )
+        };
+        if r == 0 {
+            return Ok(());
+        }
+        let e = io::Error::last_os_error();
+        if e.raw_os_error() != Some(libc::EBUSY) || Instant::now() >= deadline {
+            return Err(e);
+        }
+        std::thread::sleep(LET_GO / 100);
     }
 }
 
