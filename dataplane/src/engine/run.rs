@@ -9,6 +9,11 @@ use std::time::Duration;
 /// Rounds without work before the core thinks of sleeping. A round with an empty receive costs
 /// about a microsecond, so this spins for roughly the time that a wake-up costs.
 const SPIN_ROUNDS: u32 = 32;
+/// A yield that takes longer has given the CPU to somebody with work of their own, for the length
+/// of a scheduler's slice. One who sleeps instead gets the CPU back as soon as there is work.
+const CROWDED: Nanos = 200_000;
+/// Idle times without a yield after one that was crowded.
+const CROWDED_FOR: u32 = 64;
 /// In the midst of a bulk transfer a core that has caught up lets frames gather for so long instead
 /// of polling for each: a timer costs less than the empty polls, and unlike a wait for the socket
 /// it costs the sending side nothing. Network cards hold interrupts back for as long.
@@ -25,6 +30,8 @@ pub fn run<B: Backend>(core: &mut Core<B>, clock: Clock, counters: &CounterSet) 
     tight_timers();
     let wakeup = core.backend().wakeup();
     let mut idle = 0;
+    // Idle times for which the CPU is taken to have other work.
+    let mut crowded = 0;
     while !core.stopped() {
         let now = clock.now();
         if core.step(now) {
@@ -41,11 +48,15 @@ pub fn run<B: Backend>(core: &mut Core<B>, clock: Clock, counters: &CounterSet) 
                 continue;
             }
         }
-        if idle < SPIN_ROUNDS {
+        if idle < SPIN_ROUNDS && crowded == 0 {
             // The application may live on this very core: let it run.
             std::thread::yield_now();
+            if clock.now().saturating_sub(now) > CROWDED {
+                crowded = CROWDED_FOR;
+            }
             continue;
         }
+        crowded = crowded.saturating_sub(1);
         wakeup.prepare_sleep();
         // Whatever came before the flag was up is seen by this round; what comes after wakes us.
         let now = clock.now();
