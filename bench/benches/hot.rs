@@ -185,6 +185,7 @@ fn header(c: &mut Criterion) {
         k: K as u8,
         class: 0,
         len: SYMBOL as u16,
+        part: false,
     };
     let mut frame = vec![0; SYMBOL + FRAME_OVERHEAD];
     c.bench_function("header/encode", |b| {

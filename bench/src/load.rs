@@ -151,19 +151,30 @@ pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<
             let mut payload = Payload::new(job.bytes, job.chunk.min(first.slot_capacity()))?;
             meter = Meter::start()?;
             let (end, mut sent) = (job.end(), 0);
-            while let Some(piece) = payload.next_piece() {
-                if let Ok(slot) = first.try_claim() {
-                    turns.count(true);
-                    slot.fill(piece);
-                } else {
-                    turns.count(false);
-                    match first.claim(end.left()) {
-                        Ok(slot) => slot.fill(piece),
-                        Err(_) if end.over() => break,
-                        Err(e) => return Err(e.into()),
-                    }
+            'pieces: while let Some(piece) = payload.next_piece() {
+                // A path that carries less than configured makes slots smaller.
+                let mut rest = piece;
+                while !rest.is_empty() {
+                    let n = if let Ok(slot) = first.try_claim() {
+                        turns.count(true);
+                        let n = rest.len().min(slot.len());
+                        slot.fill(&rest[..n]);
+                        n
+                    } else {
+                        turns.count(false);
+                        match first.claim(end.left()) {
+                            Ok(slot) => {
+                                let n = rest.len().min(slot.len());
+                                slot.fill(&rest[..n]);
+                                n
+                            }
+                            Err(_) if end.over() => break 'pieces,
+                            Err(e) => return Err(e.into()),
+                        }
+                    };
+                    sent += n as u64;
+                    rest = &rest[n..];
                 }
-                sent += piece.len() as u64;
                 if setup.observe {
                     watch.look(std::slice::from_ref(first));
                 }

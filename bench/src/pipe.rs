@@ -254,6 +254,7 @@ fn end(
         rx_secret,
         level,
         linger: ctp96::base::limits::SLOT_LINGER_NS,
+        probing: ctp96::stage::PathConfig::default(),
         tx: LaneTxConfig {
             window_slots: 96,
             symbol_len: symbol_len as u16,

@@ -273,6 +273,7 @@ fn header(setup: &Setup) -> Header {
         k: 64,
         class: 0,
         len: symbol_len_for_mtu(setup.mtu) as u16,
+        part: false,
     }
 }
 

@@ -1,10 +1,12 @@
 //! Replies as text for people.
 
 use ctp96::control::api::{
-    CheckReply, CounterRow, CountersReply, Job, JobState, JobsReply, LanesReply, PeersReply,
-    StatusReply,
+    CheckReply, CounterRow, CountersReply, Job, JobState, JobsReply, LanesReply, PathRow,
+    PeersReply, StatusReply,
 };
 use ctp96::obs::text::{bytes, count, duration, rate, rate_and_target};
+use ctp96::proto::{EcnState, PmtuOrigin, PmtuState};
+use ctp96::stage::PathStatus;
 use std::fmt::Write as _;
 
 // Writing to a String cannot fail, so the results of writeln! are dropped throughout this file.
@@ -68,6 +70,24 @@ pub fn status(r: &StatusReply) -> String {
     );
     let _ = writeln!(
         out,
+        "path        MTU up to {}{}; ECN {}",
+        e.mtu,
+        if e.mtu_discovery {
+            ", searched for on each path"
+        } else {
+            ", taken as it is (mtu_discovery is off)"
+        },
+        if e.ecn {
+            "where the path keeps it"
+        } else {
+            "off"
+        }
+    );
+    for p in &r.paths {
+        let _ = writeln!(out, "            {}: {}", p.peer, path(p));
+    }
+    let _ = writeln!(
+        out,
         "verify      {}; compression {}",
         e.verify, r.compression
     );
@@ -98,6 +118,50 @@ pub fn status(r: &StatusReply) -> String {
     );
     let _ = writeln!(out, "state       {}", r.state_dir);
     out
+}
+
+/// What the paths of a session carry, as one phrase.
+fn path(p: &PathRow) -> String {
+    let least = &p.least;
+    let range = if p.mtu_max > least.mtu {
+        format!("{} to {}", least.mtu, p.mtu_max)
+    } else {
+        least.mtu.to_string()
+    };
+    format!(
+        "packets of {range} bytes ({}), ECN {}",
+        mtu_state(least),
+        ecn_state(least.ecn.state)
+    )
+}
+
+/// Where a path MTU came from, and what is being done about it.
+fn mtu_state(p: &PathStatus) -> String {
+    let from = match p.origin {
+        PmtuOrigin::Configured => "as configured",
+        PmtuOrigin::Base => "the base size",
+        PmtuOrigin::Probe => "proven by probe",
+        PmtuOrigin::Hint => "named by the kernel, proven by probe",
+        PmtuOrigin::BlackHole => "the base size after a black hole",
+    };
+    match p.state {
+        PmtuState::Fixed | PmtuState::Complete => from.to_owned(),
+        PmtuState::Base | PmtuState::Searching => format!("{from}, larger ones are tried"),
+        PmtuState::Checking => format!("{from}, in doubt"),
+        PmtuState::Error => format!("{from}, which does not pass either"),
+    }
+}
+
+fn ecn_state(s: EcnState) -> &'static str {
+    match s {
+        EcnState::Off => "off",
+        EcnState::Testing => "testing",
+        EcnState::Unknown => "unknown",
+        EcnState::Capable => "capable",
+        EcnState::Bleached => "not used: the path clears marks",
+        EcnState::Mangled => "not used: the path changes marks",
+        EcnState::Dropped => "not used: the path drops marked frames",
+    }
 }
 
 /// `ctp96 peers`
@@ -133,13 +197,21 @@ pub fn peers(r: &PeersReply) -> String {
     out
 }
 
+/// A state as the replies spell it.
+fn word(state: &impl serde::Serialize) -> String {
+    match serde_json::to_value(state) {
+        Ok(serde_json::Value::String(s)) => s,
+        _ => "?".to_owned(),
+    }
+}
+
 /// `ctp96 lanes`
 pub fn lanes(r: &LanesReply) -> String {
     if r.lanes.is_empty() {
         return "no sessions, so no lanes\n".into();
     }
     let mut out = format!(
-        "{:<16}{:>9}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{:>13}{:>10}{:>8}{:>8}{:>8}{:>9}{:>10}\n",
+        "{:<16}{:>9}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{:>13}{:>10}{:>8}{:>8}{:>8}{:>9}{:>10}{:>9}{:>11}{:>10}{:>9}\n",
         "peer",
         "session",
         "lane",
@@ -155,7 +227,11 @@ pub fn lanes(r: &LanesReply) -> String {
         "repair",
         "resent",
         "rx queue",
-        "tx queue"
+        "tx queue",
+        "path MTU",
+        "search",
+        "ECN",
+        "CE"
     );
     for l in &r.lanes {
         let s = &l.status;
@@ -171,7 +247,7 @@ pub fn lanes(r: &LanesReply) -> String {
         };
         let _ = write!(
             out,
-            "{peer:<16} {:08x}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{pacing:>13}{:>10}{:>8}{:>8}{:>8}{:>9}{:>10}",
+            "{peer:<16} {:08x}{:>5}{:>5}{:>11}{:>11}{:>11}{:>12}{:>12}{pacing:>13}{:>10}{:>8}{:>8}{:>8}{:>9}{:>10}{:>9}{:>11}{:>10}{:>9}",
             l.session,
             s.lane,
             s.core,
@@ -189,7 +265,11 @@ pub fn lanes(r: &LanesReply) -> String {
                 None => "-".into(),
                 Some((is, wanted)) if is == wanted => is.to_string(),
                 Some((is, wanted)) => format!("{is} not {wanted}"),
-            }
+            },
+            s.path.mtu,
+            word(&s.path.state),
+            word(&s.path.ecn.state),
+            s.path.ecn.ce
         );
         match &l.closed {
             Some(why) => {

@@ -24,6 +24,7 @@ pub fn symbol(symbol: u8, k: u8, slot: u64, len: u16) -> Header {
         k,
         class: (slot % 96) as u8,
         len,
+        part: false,
     }
 }
 
@@ -33,6 +34,10 @@ pub fn corpus() -> Vec<Vec<u8>> {
         frame(symbol(0, 64, 95, 1408)),
         frame(symbol(95, 64, 96, 64)),
         frame(symbol(32, 1, 1 << 20, 8896)),
+        frame(Header {
+            part: true,
+            ..symbol(3, 64, 97, 768)
+        }),
         frame(Header::control(9, 127, 1, 100)),
         frame(Header::handshake(FrameKind::Offer, 0, 400)),
         frame(Header::handshake(FrameKind::Counter, 3, 500)),

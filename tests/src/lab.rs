@@ -22,6 +22,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+mod router;
+
+pub use router::Treatment;
+
 /// Name of the veth interface, the same on both hosts.
 pub const LINK: &str = "ctp0";
 /// Interface of the namespace between the two hosts that leads to the left one.

@@ -19,7 +19,7 @@ use ctp96::obs::{Counter, ThreadStats, check_balances, counters::merge};
 use ctp96::proto::{CcConfig, CcKind, LaneTxConfig, RepairAhead};
 use ctp96::ring::Wakeup;
 use ctp96::stage::{
-    CloseReason, Lane, LaneParams, LaneShared, SessionShared, bufs_per_lane, open_lane,
+    CloseReason, Lane, LaneParams, LaneShared, PathConfig, SessionShared, bufs_per_lane, open_lane,
 };
 use ctp96::verify::Level;
 use std::io;
@@ -154,6 +154,11 @@ impl<B: Backend> Backend for Tap<B> {
         self.inner.claim(to, len)
     }
 
+    fn claim_marked(&mut self, to: &SocketAddr, with: (u16, u8), len: usize) -> Option<TxFrame> {
+        self.to = *to;
+        self.inner.claim_marked(to, with, len)
+    }
+
     fn commit(&mut self, frame: TxFrame) {
         self.committed += 1;
         self.check_nonce(&frame);
@@ -178,6 +183,10 @@ impl<B: Backend> Backend for Tap<B> {
         }
         self.unreported += 1;
         self.lost += 1;
+    }
+
+    fn cut(&mut self) {
+        self.inner.cut();
     }
 
     fn cancel(&mut self, frame: TxFrame) {
@@ -229,6 +238,8 @@ pub struct Setup {
     pub repair_ahead: Option<u8>,
     /// What seals and opens.
     pub provider: Provider,
+    /// Path MTU search and congestion marks.
+    pub path: PathConfig,
 }
 
 impl Default for Setup {
@@ -241,6 +252,7 @@ impl Default for Setup {
             compression: Policy::None,
             repair_ahead: None,
             provider: Provider::Ring,
+            path: PathConfig::default(),
         }
     }
 }
@@ -289,6 +301,7 @@ impl<B: Backend> Side<B> {
             rx_secret: secrets[usize::from(first)],
             level: setup.level,
             linger: ctp96::base::limits::SLOT_LINGER_NS,
+            probing: setup.path,
             tx: LaneTxConfig {
                 window_slots: setup.window as u8,
                 symbol_len: setup.symbol_len as u16,

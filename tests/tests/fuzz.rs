@@ -2,12 +2,14 @@
 //! driver finds what is there. A target asserts more than "no panic": what it accepts must mean
 //! the same after another turn of encoding.
 
+use ctp96::base::limits::PART_HEAD_LEN;
 use ctp96::codec::{CodecId, Compressor, Decompressor, Policy};
 use ctp96::control::config::{Config, EXAMPLE};
 use ctp96::crypto::identity::{Identity, PublicKey};
 use ctp96::crypto::noise;
+use ctp96::wire::control::EcnCounts;
 use ctp96::wire::handshake::{self, Accept, Attestation, Params, Proposal};
-use ctp96::wire::{Ack, Header, Message, Report, control};
+use ctp96::wire::{Ack, Header, Message, PartHead, Report, control};
 use tests::frames;
 use tests::fuzz::{DEFAULT_SEED, Plan, fuzz, fuzz_with, run};
 
@@ -80,6 +82,12 @@ fn control_messages() {
             final_slot: 97,
         },
         Message::SessionClose { reason: 1 },
+        Message::Arrival { queue: 1, home: 2 },
+        Message::Ecn(EcnCounts {
+            ect0: 1 << 40,
+            ect1: 0,
+            ce: 7,
+        }),
         Message::Padding(5),
     ];
     let mut all = Vec::new();
@@ -103,6 +111,36 @@ fn control_messages() {
             assert_eq!(decoded.next(), Some(Ok(message)));
             assert_eq!(decoded.next(), None);
         }
+        true
+    });
+}
+
+#[test]
+fn parts_of_symbols() {
+    let corpus = [(1408, 0, 2), (1408, 1, 2), (8896, 8, 9)].map(|(symbol_len, part, parts)| {
+        let head = PartHead {
+            symbol_len,
+            part,
+            parts,
+        };
+        let mut bytes = vec![0x5a; PART_HEAD_LEN + head.range().len()];
+        head.encode(bytes.first_chunk_mut().unwrap());
+        bytes
+    });
+    fuzz("part of a symbol", &corpus, |input| {
+        let Some((head, body)) = PartHead::decode(input) else {
+            return false;
+        };
+        let mut again = [0; PART_HEAD_LEN];
+        head.encode(&mut again);
+        assert_eq!(
+            again,
+            input[..PART_HEAD_LEN],
+            "an accepted head has one encoding"
+        );
+        let range = head.range();
+        assert_eq!(range.len(), body.len());
+        assert!(range.end <= usize::from(head.symbol_len));
         true
     });
 }

@@ -117,6 +117,7 @@ fn forged(pn: u64, slot: u64, symbol: u8, rng: &mut Rng) -> Vec<u8> {
         k: 64,
         class: (slot % 96) as u8,
         len: 512,
+        part: false,
     };
     let mut f: Vec<u8> = (0..h.frame_len()).map(|_| rng.next_u64() as u8).collect();
     h.encode(f.first_chunk_mut().expect("longer than a header"));

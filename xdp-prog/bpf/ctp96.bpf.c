@@ -199,8 +199,12 @@ inline_always int check_frame(const struct ctp96_header *h, __u32 len)
 			return VERDICT_MALFORMED;
 		if (body == 0 || body % CTP96_SYMBOL_ALIGN || body > CTP96_MAX_SYMBOL_LEN)
 			return VERDICT_MALFORMED;
+		if (h->flags & CTP96_FLAG_PART && body <= CTP96_PART_HEAD_LEN)
+			return VERDICT_MALFORMED;
 		return VERDICT_REDIRECTED;
 	}
+	if (h->flags & CTP96_FLAG_PART)
+		return VERDICT_MALFORMED;
 	if (h->symbol || h->k || h->class || !all_zero(h->slot, sizeof(h->slot)))
 		return VERDICT_MALFORMED;
 	if (kind == CTP96_KIND_CONTROL)

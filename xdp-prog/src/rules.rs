@@ -24,7 +24,11 @@ rules! {
     /// Highest frame kind.
     KIND_LAST = 6;
     /// Bits of the flags byte that may be set.
-    FLAGS_MASK = 3;
+    FLAGS_MASK = 7;
+    /// Bit of the flags byte: part of a symbol. Symbols only.
+    FLAG_PART = 4;
+    /// Bytes before the part of a symbol.
+    PART_HEAD_LEN = 64;
     /// Bytes of the clear header.
     HEADER_LEN = 24;
     /// Bytes of the tag behind a sealed frame's payload.

@@ -252,6 +252,7 @@ fn wire(c: &mut Calls) {
         k: K as u8,
         class: 0,
         len: SYMBOL as u16,
+        part: false,
     };
     let mut bytes = [0; HEADER_LEN];
     let mut frame = vec![0; SYMBOL + FRAME_OVERHEAD];

@@ -41,6 +41,9 @@ fn status(sessions: usize, lanes: usize) -> StatusReply {
             public_key: "k".into(),
             cores: vec![],
             symbol_len: 1024,
+            mtu: 1500,
+            mtu_discovery: true,
+            ecn: true,
             window_slots: 96,
             verify: "fast".into(),
             suite: "s".into(),
@@ -67,6 +70,7 @@ fn status(sessions: usize, lanes: usize) -> StatusReply {
         compression: Policy::None,
         state_dir: "/var/lib/ctp96".into(),
         xdp: vec![],
+        paths: vec![],
     }
 }
 

@@ -60,9 +60,23 @@ impl NodeBuilder {
         self
     }
 
-    /// Path MTU in bytes, 1,280 to 9,216 (default 1,500).
+    /// Largest path MTU to use, in bytes, 1,280 to 9,216 (default 1,500). Paths that carry less are
+    /// found out.
     pub fn mtu(mut self, mtu: usize) -> NodeBuilder {
         self.cfg.mtu = mtu;
+        self
+    }
+
+    /// Whether lanes search for what their paths carry (default yes). Without it every path must
+    /// carry the configured MTU.
+    pub fn mtu_discovery(mut self, on: bool) -> NodeBuilder {
+        self.cfg.mtu_discovery = on;
+        self
+    }
+
+    /// Whether data is marked ECN-capable on paths that keep the mark (default yes).
+    pub fn ecn(mut self, on: bool) -> NodeBuilder {
+        self.cfg.ecn = on;
         self
     }
 

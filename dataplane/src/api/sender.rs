@@ -36,7 +36,8 @@ pub struct LaneSender {
     free: Vec<SlotBuf>,
     scratch: SlotBuf,
     window: u64,
-    capacity: usize,
+    /// Content bytes of a slot of the session's longest symbols.
+    largest: usize,
     level: Level,
     compressor: Compressor,
     /// Bytes of records in slot `next`, which is open in the window; 0 when there is none.
@@ -67,7 +68,7 @@ impl LaneSender {
             free: bufs,
             scratch,
             window: ends.window as u64,
-            capacity: crate::stage::Lane::capacity(ends.symbol_len),
+            largest: crate::stage::Lane::capacity(ends.symbol_len),
             level: ends.level,
             compressor: Compressor::new(policy),
             open: 0,
@@ -80,9 +81,15 @@ impl LaneSender {
         }
     }
 
-    /// Content bytes that one slot holds, and so the most that one [`Claim`] takes.
+    /// Content bytes that one slot holds now, and so the most that the next [`Claim`] takes: 64
+    /// symbols of the length that the path carries. It changes when the path MTU is found to be less
+    /// than configured or changes, so a `Claim`'s own length is what counts.
     pub fn slot_capacity(&self) -> usize {
-        self.capacity
+        let symbol = self.shared.symbol_len.load(Ordering::Relaxed) as usize;
+        match symbol {
+            0 => self.largest,
+            n => crate::stage::Lane::capacity(n).min(self.largest),
+        }
     }
 
     /// Lane number in its session.
@@ -208,6 +215,7 @@ impl LaneSender {
             Some(buf) => Ok(Claim {
                 buf: Some(buf),
                 flags: 0,
+                room: self.slot_capacity(),
                 lane: self,
             }),
             None => Err(SendError::WouldBlock),
@@ -256,7 +264,7 @@ impl LaneSender {
     /// have passed, or when the slot is full. Nothing has to be flushed.
     pub fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
         self.check_len(message)?;
-        if message.len() <= RECORD_MAX.min(self.capacity - 4) {
+        if message.len() <= self.record_max() {
             if self.append(message) {
                 return Ok(());
             }
@@ -278,7 +286,7 @@ impl LaneSender {
     /// A message that needs more slots than the window has can only be sent by `send`.
     pub fn try_send(&mut self, message: &[u8]) -> Result<(), SendError> {
         self.check_len(message)?;
-        if message.len() <= RECORD_MAX.min(self.capacity - 4) {
+        if message.len() <= self.record_max() {
             if self.append(message) {
                 return Ok(());
             }
@@ -287,7 +295,7 @@ impl LaneSender {
         }
         self.close_open();
         self.room()?;
-        let slots = message.len().div_ceil(self.capacity) as u64;
+        let slots = message.len().div_ceil(self.slot_capacity()) as u64;
         if self.next - self.reclaimed + slots > self.window {
             return Err(SendError::WouldBlock);
         }
@@ -335,6 +343,11 @@ impl LaneSender {
         }
     }
 
+    /// Longest message that shares a slot with others.
+    fn record_max(&self) -> usize {
+        RECORD_MAX.min(self.slot_capacity() - 4)
+    }
+
     fn check_len(&self, message: &[u8]) -> Result<(), SendError> {
         if message.len() > MAX_MESSAGE_LEN {
             return Err(SendError::TooLarge(message.len()));
@@ -356,7 +369,7 @@ impl LaneSender {
 
     /// Adds a record to the open slot, if there is one with room that the core has not taken.
     fn append(&mut self, message: &[u8]) -> bool {
-        if self.open == 0 || self.open + 4 + message.len() > self.capacity {
+        if self.open == 0 || self.open + 4 + message.len() > self.slot_capacity() {
             return false;
         }
         let seq = self.next;
@@ -436,7 +449,7 @@ impl LaneSender {
             None => verify::digest(self.level, content),
         };
         let digested = host_monotonic_ns();
-        let room = &mut self.scratch[SLOT_PREAMBLE_LEN..SLOT_PREAMBLE_LEN + self.capacity];
+        let room = &mut self.scratch[SLOT_PREAMBLE_LEN..SLOT_PREAMBLE_LEN + self.largest];
         let (codec, enc_len) = match self.compressor.compress(&*content, room) {
             Some((codec, n)) => {
                 std::mem::swap(&mut buf, &mut self.scratch);
@@ -524,6 +537,7 @@ impl Parts {
 pub struct Claim<'a> {
     lane: &'a mut LaneSender,
     buf: Option<SlotBuf>,
+    room: usize,
     pub(super) flags: u8,
 }
 
@@ -531,7 +545,7 @@ impl Claim<'_> {
     /// Sends the first `len` bytes as one message; `len` above the capacity is cut to it.
     pub fn commit(mut self, len: usize) {
         if let Some(buf) = self.buf.take() {
-            let len = len.min(self.lane.capacity);
+            let len = len.min(self.room);
             self.lane.commit(buf, len, None, self.flags);
         }
     }
@@ -540,7 +554,7 @@ impl Claim<'_> {
     /// off. Quicker than writing and [`Claim::commit`]: the digest is taken while copying.
     pub fn fill(mut self, content: &[u8]) {
         if let Some(buf) = self.buf.take() {
-            let len = content.len().min(self.lane.capacity);
+            let len = content.len().min(self.room);
             self.lane
                 .commit(buf, len, Some(&content[..len]), self.flags);
         }
@@ -550,7 +564,7 @@ impl Claim<'_> {
 impl Deref for Claim<'_> {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        let end = SLOT_PREAMBLE_LEN + self.lane.capacity;
+        let end = SLOT_PREAMBLE_LEN + self.room;
         self.buf
             .as_ref()
             .map_or(&[], |b| &b[SLOT_PREAMBLE_LEN..end])
@@ -559,7 +573,7 @@ impl Deref for Claim<'_> {
 
 impl DerefMut for Claim<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let end = SLOT_PREAMBLE_LEN + self.lane.capacity;
+        let end = SLOT_PREAMBLE_LEN + self.room;
         match self.buf.as_mut() {
             Some(b) => &mut b[SLOT_PREAMBLE_LEN..end],
             None => &mut [],

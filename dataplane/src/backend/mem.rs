@@ -23,6 +23,7 @@ struct Parcel {
     len: usize,
     segment: usize,
     frames: u16,
+    ecn: u8,
 }
 
 /// One end of a pair; see [`pair`].
@@ -115,7 +116,7 @@ impl Backend for MemBackend {
             // SAFETY: the peer took the buffer out of its queue when it sent the parcel and reuses
             // it only after `release` sent the index back; the bytes are committed frames; `Drop`
             // keeps the mapping while a burst is out.
-            out.push(unsafe { Burst::new(ptr, shape, self.remote, 0, p.index, self.owner) });
+            out.push(unsafe { Burst::new(ptr, shape, self.remote, p.ecn, p.index, self.owner) });
             n += 1;
         }
         Ok(n)
@@ -134,15 +135,28 @@ impl Backend for MemBackend {
     }
 
     fn claim(&mut self, to: &SocketAddr, len: usize) -> Option<TxFrame> {
-        if let Some(f) = self.tx.claim(to, len) {
+        self.claim_marked(to, (0, 0), len)
+    }
+
+    fn claim_marked(
+        &mut self,
+        to: &SocketAddr,
+        (_, ecn): (u16, u8),
+        len: usize,
+    ) -> Option<TxFrame> {
+        if let Some(f) = self.tx.claim_marked(to, ecn, len) {
             return Some(f);
         }
         self.reap();
-        self.tx.claim(to, len)
+        self.tx.claim_marked(to, ecn, len)
     }
 
     fn commit(&mut self, frame: TxFrame) {
         self.tx.commit(frame);
+    }
+
+    fn cut(&mut self) {
+        self.tx.close();
     }
 
     fn cancel(&mut self, frame: TxFrame) {
@@ -172,6 +186,7 @@ impl Backend for MemBackend {
                 len: run.len,
                 segment: run.segment,
                 frames: run.frames,
+                ecn: run.ecn,
             };
             if self.to_peer.try_send(parcel).is_err() {
                 // The peer is gone: as with a wire, the frames are lost behind this end.

@@ -14,6 +14,7 @@ pub mod af_xdp;
 mod burst;
 mod frame;
 pub mod mem;
+pub mod mtu;
 mod poll;
 pub mod sim;
 mod stats;
@@ -75,6 +76,23 @@ pub trait Backend {
         let _ = flow;
         self.claim(to, len)
     }
+
+    /// As [`Backend::claim_flow`], with the two ECN bits that the packet carries (RFC 3168). A
+    /// backend that cannot set them sends the packet without.
+    #[inline]
+    fn claim_marked(
+        &mut self,
+        to: &SocketAddr,
+        (flow, ecn): (u16, u8),
+        len: usize,
+    ) -> Option<TxFrame> {
+        let _ = ecn;
+        self.claim_flow(to, flow, len)
+    }
+
+    /// Frames claimed from here on do not leave in one piece with those before: a super-packet that
+    /// the path does not carry is dropped whole where software forwards it.
+    fn cut(&mut self) {}
 
     /// Receive queue of the network device that this backend reads; `None` for sockets.
     fn queue(&self) -> Option<u16> {

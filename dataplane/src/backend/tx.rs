@@ -35,6 +35,8 @@ struct Super {
     to: SocketAddr,
     /// Length of each frame but the last.
     segment: u32,
+    /// ECN bits of every frame.
+    ecn: u8,
     /// Bytes of all frames.
     len: u32,
     /// Frames claimed.
@@ -64,6 +66,8 @@ pub(crate) struct Run {
     pub(crate) segment: usize,
     /// Where to.
     pub(crate) to: SocketAddr,
+    /// ECN bits of the IP header.
+    pub(crate) ecn: u8,
 }
 
 /// The frames claimed, committed and not yet sent, with the buffers that they lie in.
@@ -90,6 +94,7 @@ impl TxQueue {
         let empty = Super {
             to: ([0, 0, 0, 0], 0).into(),
             segment: 0,
+            ecn: 0,
             len: 0,
             frames: 0,
             settled: 0,
@@ -145,6 +150,13 @@ impl TxQueue {
     /// Room for `len` bytes to `to`, or nothing when all buffers are taken.
     #[inline]
     pub(crate) fn claim(&mut self, to: &SocketAddr, len: usize) -> Option<TxFrame> {
+        self.claim_marked(to, 0, len)
+    }
+
+    /// As [`TxQueue::claim`], with the ECN bits of the packet; frames that differ in them do not
+    /// leave in one piece.
+    #[inline]
+    pub(crate) fn claim_marked(&mut self, to: &SocketAddr, ecn: u8, len: usize) -> Option<TxFrame> {
         if len == 0 || len > MAX_SUPER_LEN {
             debug_assert!(false, "frame of {len} bytes claimed");
             return None;
@@ -154,7 +166,7 @@ impl TxQueue {
             let fits = len <= s.segment as usize
                 && usize::from(s.frames) < MAX_SEGMENTS
                 && s.len as usize + len <= MAX_SUPER_LEN;
-            if fits && s.to == *to {
+            if fits && s.to == *to && s.ecn == ecn {
                 let at = s.len as usize;
                 let frame = s.frames;
                 s.len += len as u32;
@@ -170,6 +182,7 @@ impl TxQueue {
         self.supers[usize::from(index)] = Super {
             to: *to,
             segment: len as u32,
+            ecn,
             len: len as u32,
             frames: 1,
             settled: 0,
@@ -250,6 +263,7 @@ impl TxQueue {
                     len: end - start,
                     segment: s.segment as usize,
                     to: s.to,
+                    ecn: s.ecn,
                 };
                 if !f(run) {
                     return;
@@ -402,6 +416,22 @@ mod tests {
         assert_eq!(runs(&mut q).len(), 4);
         q.offload = false;
         assert_eq!(runs(&mut q).len(), 7);
+    }
+
+    #[test]
+    fn frames_marked_differently_part_ways() {
+        let mut q = TxQueue::new(8).expect("map");
+        for ecn in [2, 2, 0, 0, 2] {
+            let f = q.claim_marked(&addr(1), ecn, 100).expect("room");
+            q.commit(f);
+        }
+        q.close();
+        let mut got = Vec::new();
+        q.runs(|r| {
+            got.push((r.ecn, r.frames));
+            true
+        });
+        assert_eq!(got, [(2, 2), (0, 2), (2, 1)]);
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub const FRAME_OVERHEAD: usize = HEADER_LEN + TAG_LEN;
 pub const IP_UDP_OVERHEAD: usize = 48;
 /// Smallest path MTU that CTP-96 uses, bytes.
 pub const MIN_MTU: usize = 1280;
+/// Largest symbol that goes over a path of which nothing is known (the BASE_PLPMTU of RFC 8899): its
+/// frame is 1,192 bytes of UDP payload, 1,220 with IPv4 and 1,240 with IPv6 headers, which fits the
+/// smallest MTU of IPv6 and is what QUIC, too, takes for granted (RFC 9000 section 14).
+pub const BASE_SYMBOL_LEN: usize = symbol_len_for_mtu(MIN_MTU);
 /// Largest path MTU that CTP-96 uses, bytes.
 pub const MAX_MTU: usize = 9216;
 /// Largest symbol, bytes: the largest multiple of 64 that fits `MAX_MTU`.
@@ -32,6 +36,10 @@ pub const MAX_SYMBOL_LEN: usize = symbol_len_for_mtu(MAX_MTU);
 pub const MAX_FRAME_LEN: usize = MAX_SYMBOL_LEN + FRAME_OVERHEAD;
 /// Bytes at the start of every slot that describe its content (*wire*); content starts aligned.
 pub const SLOT_PREAMBLE_LEN: usize = 64;
+/// Bytes before the part of a symbol that travels in several frames (*wire*).
+pub const PART_HEAD_LEN: usize = 64;
+/// Most parts of one symbol (*wire*): as many as the largest one has at the base size.
+pub const MAX_PARTS: usize = MAX_SYMBOL_LEN.div_ceil(BASE_SYMBOL_LEN - PART_HEAD_LEN);
 /// Largest application message, bytes.
 pub const MAX_MESSAGE_LEN: usize = 16 << 20;
 /// Packet numbers remembered by the replay window of a lane.
@@ -132,6 +140,7 @@ mod tests {
     fn symbol_lengths_match_the_design() {
         assert_eq!(symbol_len_for_mtu(1500), 1408);
         assert_eq!(symbol_len_for_mtu(9000), 8896);
+        assert_eq!((BASE_SYMBOL_LEN, MAX_PARTS), (1152, 9));
     }
 
     #[test]

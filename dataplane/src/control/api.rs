@@ -13,6 +13,7 @@ use crate::crypto::base64;
 use crate::crypto::receipt::Receipt;
 use crate::engine::{EngineInfo, LaneInfo, SessionInfo};
 use crate::obs::{Counter, Hist, Summary};
+use crate::stage::PathStatus;
 use hdrhistogram::Histogram as Hdr;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 use serde::de::DeserializeOwned;
@@ -222,6 +223,22 @@ pub struct StatusReply {
     /// What the XDP program has decided about packets; empty without AF_XDP.
     #[serde(default)]
     pub xdp: Vec<VerdictRow>,
+    /// What the paths of each session carry.
+    #[serde(default)]
+    pub paths: Vec<PathRow>,
+}
+
+/// The paths of one session: each lane has its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PathRow {
+    /// Name of the peer.
+    pub peer: String,
+    /// Our index of the session.
+    pub session: u32,
+    /// Longest IP packet sent on the lane's path that carries most, bytes.
+    pub mtu_max: u32,
+    /// The path that carries least.
+    pub least: PathStatus,
 }
 
 /// A verdict of the XDP program.

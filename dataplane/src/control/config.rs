@@ -65,8 +65,12 @@ pub struct Node {
     pub port: u16,
     /// Cores that run lanes.
     pub cores: Cores,
-    /// Smallest MTU of the paths used, bytes.
+    /// Largest MTU used on any path, bytes.
     pub mtu: usize,
+    /// Whether paths are probed for what they carry.
+    pub mtu_discovery: bool,
+    /// Whether data is marked ECN-capable.
+    pub ecn: bool,
     /// How datagrams reach the kernel.
     pub backend: Backend,
     /// Where the state of transfers is kept.
@@ -85,6 +89,8 @@ impl Default for Node {
             port: limits::DEFAULT_PORT,
             cores: Cores::Auto,
             mtu: 1500,
+            mtu_discovery: true,
+            ecn: true,
             backend: Backend::Auto,
             state_dir: "/var/lib/ctp96".into(),
             control_socket: "/run/ctp96/control.sock".into(),

@@ -139,6 +139,7 @@ impl Daemon {
                     packets,
                 })
                 .collect(),
+            paths: report::paths(&snapshot),
         }
     }
 

@@ -73,8 +73,13 @@ pub struct EngineConfig {
     pub port: u16,
     /// CPUs for the lane cores, one each; `None` leaves a core to the scheduler.
     pub cores: Vec<Option<usize>>,
-    /// Path MTU in bytes, 1,280 to 9,216: decides the symbol length.
+    /// Largest path MTU to use, in bytes, 1,280 to 9,216: decides the symbol length.
     pub mtu: usize,
+    /// Whether each lane searches for what its path carries, up to that; if not, every path must
+    /// carry it.
+    pub mtu_discovery: bool,
+    /// Whether data frames are marked ECN-capable on paths that keep the mark.
+    pub ecn: bool,
     /// Packet path.
     pub backend: BackendChoice,
     /// Settings of AF_XDP.
@@ -120,6 +125,8 @@ impl EngineConfig {
             port: DEFAULT_PORT,
             cores: vec![None],
             mtu: 1500,
+            mtu_discovery: true,
+            ecn: true,
             backend: BackendChoice::Auto,
             af_xdp: AfXdpConfig::default(),
             memory: None,

@@ -19,8 +19,6 @@ const RX_BATCH: usize = 64;
 /// Sessions of a node; the low byte of an index is its place in the table.
 const TABLE: usize = 256;
 const NO_LANE: u16 = u16::MAX;
-/// The ECN field's "congestion experienced" (RFC 3168).
-const ECN_CE: u8 = 3;
 /// Frames in [`BULK_SPAN`] that tell a bulk transfer from small messages and acknowledgements.
 const BULK_FRAMES: usize = 16;
 /// Time over which arrivals are counted for that, nanoseconds.
@@ -233,14 +231,20 @@ impl<B: Backend> Core<B> {
             counters: &self.stats.counters,
             hists: &self.stats.hists,
             fec: &self.fec,
-            ce: false,
+            ecn: 0,
             queue: None,
             scratch: &mut self.scratch,
         };
         for mut burst in self.bursts.drain(..) {
             let from = burst.from();
-            ctx.ce = burst.ecn() == ECN_CE;
+            ctx.ecn = burst.ecn();
             ctx.queue = burst.queue();
+            if ctx.ecn != 0 {
+                let (all, ce) = (burst.segments() as u64, ctx.ecn == 3);
+                self.stats.counters.add(Counter::RxFramesEct, all);
+                let marked = if ce { all } else { 0 };
+                self.stats.counters.add(Counter::RxFramesCe, marked);
+            }
             let (mut frames, mut bytes) = (0, 0);
             let mut segments = burst.segments_mut().map(|f| (Header::parse(f), f));
             let mut next = segments.next();

@@ -12,6 +12,15 @@ pub struct EngineInfo {
     pub cores: Vec<CoreInfo>,
     /// Symbol length, bytes.
     pub symbol_len: usize,
+    /// Largest path MTU used, bytes.
+    #[serde(default)]
+    pub mtu: usize,
+    /// Whether lanes search for what their paths carry.
+    #[serde(default)]
+    pub mtu_discovery: bool,
+    /// Whether data is marked ECN-capable where the path keeps the mark.
+    #[serde(default)]
+    pub ecn: bool,
     /// Slots in flight per lane and direction.
     pub window_slots: usize,
     /// Verification level.

@@ -56,11 +56,14 @@ counters! {
     RxAuthFailed "rx_auth_failed" count "Frames whose authentication tag did not verify.";
     RxControl "rx_control" count "Authenticated control frames processed.";
     RxSymbolsStored "rx_symbols_stored" count "Authenticated symbols stored into a slot.";
+    RxSymbolParts "rx_symbol_parts" count "Frames with a part of a symbol that was not whole yet.";
     RxSymbolsDuplicate "rx_symbols_duplicate" count "Symbols that the slot already had or no longer needs.";
     RxSymbolsOutOfWindow "rx_symbols_out_of_window" count "Symbols of a slot outside the coherence window.";
     RxSymbolsNoBuffer "rx_symbols_no_buffer" count "Symbols dropped because the class of their slot had no free buffer.";
     RxSymbolsInconsistent "rx_symbols_inconsistent" count "Symbols whose shape contradicts earlier symbols of their slot.";
     RxSocketDropped "rx_socket_dropped" count "Datagrams that the kernel dropped because the socket buffer was full.";
+    RxFramesEct "rx_frames_ect" count "Frames that came marked ECN-capable or CE.";
+    RxFramesCe "rx_frames_ce" count "Frames that came with the congestion mark (ECN CE).";
     RxPaired "rx_paired" count "Frames opened two at once, where the suite gains by that.";
     RxDirect "rx_direct" count "Frames received past the kernel's network stack (AF_XDP).";
     RxMisdirected "rx_misdirected" count "Frames that arrived on another core's queue than their port's and were passed on (AF_XDP).";
@@ -84,10 +87,12 @@ counters! {
     TxSymbolsFirst "tx_symbols_first" count "Frames that carry a data symbol for the first time.";
     TxSymbolsRepair "tx_symbols_repair" count "Frames that carry a repair symbol.";
     TxSymbolsResent "tx_symbols_resent" count "Frames that carry a data symbol again.";
+    TxSymbolParts "tx_symbol_parts" count "Frames with a further part of a symbol that is longer than the path carries.";
     TxControl "tx_control" count "Control frames built.";
     TxHandshake "tx_handshake" count "Handshake frames built.";
     TxFramesSent "tx_frames_sent" count "Frames that the backend accepted for sending.";
     TxFramesDropped "tx_frames_dropped" count "Frames that the backend could not send and dropped.";
+    TxFramesEct "tx_frames_ect" count "Data frames sent marked ECN-capable, ECT(0).";
     TxPaired "tx_paired" count "Frames sealed two at once, where the suite gains by that.";
     TxDirect "tx_direct" count "Frames sent past the kernel's network stack (AF_XDP).";
     TxLostBelow "tx_lost_below" count "Frames that the device dropped for want of room after they were handed to it (AF_XDP).";
@@ -100,6 +105,10 @@ counters! {
     BytesAfterCodec "bytes_after_codec" count "Slot content after compression, bytes (equal where left raw).";
     // Protocol events.
     PtoFired "pto_fired" count "Probe timeouts that fired.";
+    PmtuProbes "pmtu_probes" count "Path MTU probes sent.";
+    PmtuProbesLost "pmtu_probes_lost" count "Path MTU probes lost while a small frame passed.";
+    PmtuBlackHoles "pmtu_black_holes" count "Times that frames of the size in use stopped passing.";
+    EcnFailures "ecn_failures" count "Lanes' paths found not to keep ECN marks.";
     Keepalives "keepalives" count "Keepalives sent.";
     AcksSent "acks_sent" count "Acknowledgements sent.";
     AcksReceived "acks_received" count "Acknowledgements received.";
@@ -220,6 +229,7 @@ pub const BALANCES: &[Balance] = &[
             RxAuthFailed,
             RxControl,
             RxSymbolsStored,
+            RxSymbolParts,
             RxSymbolsDuplicate,
             RxSymbolsOutOfWindow,
             RxSymbolsNoBuffer,
@@ -253,6 +263,7 @@ pub const BALANCES: &[Balance] = &[
             TxSymbolsFirst,
             TxSymbolsRepair,
             TxSymbolsResent,
+            TxSymbolParts,
             TxControl,
             TxHandshake,
         ],

@@ -1,5 +1,6 @@
 //! The receiving end of a lane: which symbols are here, when to acknowledge, and what to say.
 
+use super::parts::{PartIn, Parts};
 use crate::base::limits::{
     ACK_DELAY_NS, ACK_EVERY_BYTES, ACK_EVERY_SLOTS, ACK_MAX_DELAY_NS, ACK_QUIET_NS,
     MAX_DATA_SYMBOLS, MAX_DEFICITS, MAX_REPAIR_SYMBOLS, SYMBOL_ALIGN, WINDOW_SLOTS,
@@ -7,6 +8,8 @@ use crate::base::limits::{
 use crate::base::seq::{class, extend_slot};
 use crate::base::{Bits96, Nanos};
 use crate::wire::ack::{Ack, Report};
+use crate::wire::control::EcnCounts;
+use crate::wire::part::PartHead;
 
 /// Prompt acknowledgements (gap, duplicate, opened credit) are at least this far apart, nanoseconds.
 pub const PROMPT_ACK_SPACING_NS: Nanos = 20_000;
@@ -65,6 +68,7 @@ struct RxSlot {
     have: Bits96,
     /// Members of `have`: counting them for each symbol costs more than the rest of its work.
     count: u8,
+    /// Zero until something of the slot is here.
     k: u8,
     len: u16,
 }
@@ -73,6 +77,7 @@ struct RxSlot {
 #[derive(Debug)]
 pub struct LaneRx {
     slots: [RxSlot; WINDOW_SLOTS],
+    parts: Parts,
     /// By class: complete slots at or above `base`.
     complete: Bits96,
     window: u64,
@@ -85,7 +90,7 @@ pub struct LaneRx {
     received: u64,
     largest_pn: u64,
     largest_at: Nanos,
-    ce: u32,
+    ecn: EcnCounts,
     complete_since_ack: u32,
     bytes_since_ack: u64,
     /// Bytes that are worth an acknowledgement, see [`LaneRx::worth`].
@@ -106,6 +111,7 @@ impl LaneRx {
         let window = u64::from(cfg.window_slots).clamp(1, WINDOW_SLOTS as u64);
         LaneRx {
             slots: [RxSlot::default(); WINDOW_SLOTS],
+            parts: Parts::new(),
             complete: Bits96::EMPTY,
             window,
             max_symbol_len: cfg.max_symbol_len,
@@ -116,7 +122,7 @@ impl LaneRx {
             received: 0,
             largest_pn: 0,
             largest_at: 0,
-            ce: 0,
+            ecn: EcnCounts::default(),
             complete_since_ack: 0,
             bytes_since_ack: 0,
             ack_every: ACK_EVERY_BYTES,
@@ -179,7 +185,7 @@ impl LaneRx {
         if self.complete.contains(c) {
             return Admit::Duplicate;
         }
-        if s.have.is_empty() {
+        if s.k == 0 {
             return Admit::Store { slot, first: true };
         }
         if s.k != k || s.len != len {
@@ -234,15 +240,66 @@ impl LaneRx {
         }
     }
 
+    /// Notes one authenticated part of a symbol that was stored after [`LaneRx::admit`] said so for
+    /// the whole symbol; the last part missing makes the symbol count as stored.
+    pub fn part_stored(
+        &mut self,
+        now: Nanos,
+        slot: u64,
+        (symbol, k): (u8, u8),
+        part: PartHead,
+        pn: u64,
+    ) -> Progress {
+        let (len, bytes) = (part.symbol_len, part.range().len() as u16);
+        if !matches!(self.judge(slot, symbol, k, len), Admit::Store { .. }) {
+            self.arrived(now, pn, bytes);
+            return Progress::Duplicate;
+        }
+        let c = class(slot, WINDOW_SLOTS);
+        let held = self
+            .parts
+            .put(c, usize::from(symbol), part.part, part.parts);
+        if held == PartIn::Whole {
+            return self.stored(now, slot, symbol, k, len, pn);
+        }
+        self.arrived(now, pn, bytes);
+        let s = &mut self.slots[c];
+        (s.k, s.len) = (k, len);
+        self.seen_end = self.seen_end.max(slot + 1);
+        if held == PartIn::Duplicate {
+            self.want_gap_ack(now);
+        }
+        Progress::Partial
+    }
+
+    /// The place of a symbol that [`LaneRx::admit`] allowed to be stored was written with a frame that
+    /// did not verify: parts of the symbol that were there are lost, and will be sent again.
+    #[cold]
+    pub fn spoiled(&mut self, slot: u64, symbol: u8) {
+        self.parts
+            .forget(class(slot, WINDOW_SLOTS), usize::from(symbol));
+    }
+
     /// Notes an authenticated symbol that was [`Admit::Duplicate`]: its sender missed something.
     pub fn duplicate(&mut self, now: Nanos, pn: u64) {
         self.arrived(now, pn, 0);
         self.want_gap_ack(now);
     }
 
-    /// Notes the ECN CE mark on an authenticated data frame.
-    pub fn on_ce(&mut self) {
-        self.ce = self.ce.wrapping_add(1);
+    /// Notes the ECN bits of an authenticated data frame that counts as received.
+    #[inline]
+    pub fn on_ecn(&mut self, bits: u8) {
+        match bits & 3 {
+            0 => {}
+            1 => self.ecn.ect1 += 1,
+            2 => self.ecn.ect0 += 1,
+            _ => self.ecn.ce += 1,
+        }
+    }
+
+    /// How the data frames received so far were marked.
+    pub fn ecn(&self) -> EcnCounts {
+        self.ecn
     }
 
     /// The peer asked (ping): acknowledge now.
@@ -270,7 +327,9 @@ impl LaneRx {
         let credit = released + self.window;
         while self.credit < credit {
             // The class now belongs to a new slot; the one before lies below `base`.
-            self.slots[class(self.credit, WINDOW_SLOTS)] = RxSlot::default();
+            let c = class(self.credit, WINDOW_SLOTS);
+            self.slots[c] = RxSlot::default();
+            self.parts.clear(c);
             self.credit += 1;
         }
     }
@@ -348,7 +407,7 @@ impl LaneRx {
             largest_pn: self.largest_pn,
             received: self.received,
             delay_us: u32::try_from(now.saturating_sub(self.largest_at) / 1000).unwrap_or(u32::MAX),
-            ce: self.ce,
+            ce: self.ecn.ce as u32,
             lost_before_fec: self.lost_before_fec(),
             credit: self.credit,
             inflight_limit,
@@ -439,10 +498,16 @@ impl LaneRx {
         self.received
     }
 
-    /// Slots that hold symbols but are not complete, by class.
+    /// As `is_open`, or some parts of a symbol are here.
+    fn is_begun(&self, slot: u64) -> bool {
+        let c = class(slot, WINDOW_SLOTS);
+        !self.complete.contains(c) && self.slots[c].k != 0
+    }
+
+    /// Slots of which something is here but that are not complete, by class.
     pub fn open_slots(&self) -> Bits96 {
         let mut set = Bits96::EMPTY;
-        for slot in (self.base..self.seen_end).filter(|slot| self.is_open(*slot)) {
+        for slot in (self.base..self.seen_end).filter(|slot| self.is_begun(*slot)) {
             set.insert(class(slot, WINDOW_SLOTS));
         }
         set
@@ -458,10 +523,10 @@ impl LaneRx {
         set
     }
 
-    /// Slots that hold symbols but are not complete.
+    /// Slots of which something is here but that are not complete.
     pub fn pending(&self) -> usize {
         (self.base..self.seen_end)
-            .filter(|slot| self.is_open(*slot))
+            .filter(|slot| self.is_begun(*slot))
             .count()
     }
 }

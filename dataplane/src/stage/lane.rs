@@ -1,5 +1,6 @@
 //! One lane as its core sees it.
 
+use super::path::{Path, PathConfig, PathStatus};
 use super::shared::{CloseReason, LaneShared};
 use super::slots::{RxSlot, TxSlot};
 use crate::base::limits::{
@@ -56,6 +57,8 @@ pub struct LaneParams {
     pub level: Level,
     /// Congestion control and repair ahead.
     pub tx: LaneTxConfig,
+    /// Path MTU and congestion marks.
+    pub probing: PathConfig,
     /// The lane's place on the path that its session's lanes share; without one it has a path of its
     /// own.
     pub path: Option<PathLane>,
@@ -134,6 +137,9 @@ pub struct LaneStatus {
     /// Queue of our network device that the peer's frames reach, where it is known.
     #[serde(default)]
     pub queue: Option<u16>,
+    /// What the path to the peer carries.
+    #[serde(default)]
+    pub path: PathStatus,
     /// The window to the peer: slots handed over and not yet complete there, by class (slot
     /// number modulo 96).
     #[serde(default)]
@@ -151,6 +157,9 @@ pub struct Lane {
     pub(super) lane: u8,
     pub(super) remote_index: u32,
     pub(super) dest: SocketAddr,
+    /// What one frame carries at most now; longer symbols go in parts.
+    pub(super) room: u16,
+    pub(super) path: Path,
     pub(super) symbol_len: usize,
     pub(super) inflight_limit: u32,
     pub(super) level: Level,
@@ -169,7 +178,9 @@ pub struct Lane {
     /// The slot that was found open for records, and when.
     pub(super) open_seen: (u64, Nanos),
     pub(super) deferred: Option<TxSymbol>,
-    pub(super) pong: Option<(u64, u64)>,
+    /// Parts of the symbol at hand that have left already.
+    pub(super) parts_sent: u8,
+    pub(super) pongs: Pongs,
     pub(super) steering: Steering,
     pub(super) close_sent: u32,
     pub(super) close_at: Nanos,
@@ -193,6 +204,32 @@ pub struct Lane {
     pub(super) arrived_on: Option<u16>,
     /// What of the protocol's own figures is already in the core's counters.
     pub(super) counted: Counted,
+}
+
+/// Pings that wait for their answer, at most four: a probe of the path is two at once.
+#[derive(Default)]
+pub(super) struct Pongs {
+    n: usize,
+    list: [(u64, u64); 4],
+}
+
+impl Pongs {
+    pub(super) fn push(&mut self, id: u64, t: u64) {
+        // The sender of a fifth asks again.
+        if let Some(place) = self.list.get_mut(self.n) {
+            *place = (id, t);
+            self.n += 1;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(u64, u64)> {
+        self.n = self.n.checked_sub(1)?;
+        self.list.get(self.n).copied()
+    }
 }
 
 #[derive(Default)]
@@ -243,10 +280,12 @@ pub fn open_lane(
         shared: shared.clone(),
         status: status.clone(),
     };
-    let lane = Lane {
+    let mut lane = Lane {
         lane: p.lane,
         remote_index: p.remote_index,
         dest: p.dest,
+        room: u16::MAX,
+        path: Path::new(&p.probing, p.symbol_len, &p.dest, p.now),
         symbol_len: p.symbol_len,
         inflight_limit: p.inflight_limit,
         level: p.level,
@@ -266,7 +305,8 @@ pub fn open_lane(
         witnessed: 0,
         open_seen: (u64::MAX, 0),
         deferred: None,
-        pong: None,
+        parts_sent: 0,
+        pongs: Pongs::default(),
         steering: Steering::default(),
         close_sent: 0,
         close_at: 0,
@@ -290,6 +330,7 @@ pub fn open_lane(
         arrived_on: None,
         counted: Counted::default(),
     };
+    lane.follow_path();
     Ok((lane, ends))
 }
 
@@ -345,6 +386,7 @@ impl Lane {
         self.opener.expire(now);
         let pto = self.tx.stats().pto_fired;
         let epochs = self.sealer.epoch();
+        self.path.publish_counters(counters);
         counters.add(Counter::PtoFired, pto - self.counted.pto);
         counters.add(Counter::EpochsRatcheted, epochs - self.counted.epochs);
         self.counted = Counted { pto, epochs };
@@ -379,6 +421,7 @@ impl Lane {
             flows_tried: self.steering.tried(),
             peer_queue: self.steering.arrival().map(|a| (a.queue, a.home)),
             queue: self.arrived_on,
+            path: self.path.status(),
             tx_slots: self.tx.pending_slots(),
             rx_open: self.rx.open_slots(),
             rx_held: self.rx.held_slots(self.rx_released),

@@ -4,6 +4,7 @@
 //! meet in two windows (one a direction) and in [`LaneShared`].
 
 mod lane;
+mod path;
 mod preamble;
 mod rx;
 mod rx_pair;
@@ -13,6 +14,7 @@ mod tx;
 mod tx_pair;
 
 pub use lane::{Lane, LaneEnds, LaneParams, LaneStatus, bufs_per_lane, open_lane};
+pub use path::{PathConfig, PathStatus, udp_overhead};
 pub use preamble::{Preamble, PreambleError, SlotFlags};
 pub use rx::{FrameCtx, FrameExit};
 pub use shared::{CloseReason, Delivered, LaneShared, SessionShared, TxWants};

@@ -11,7 +11,7 @@ use crate::obs::{Counter, CounterSet, Hist, HistSet};
 use crate::proto::{Admit, Arrival, Progress};
 use crate::verify::{Coherence, Level};
 use crate::wire::control::{self, Message};
-use crate::wire::{FrameKind, Header};
+use crate::wire::{FrameKind, Header, PartHead};
 use std::sync::atomic::Ordering;
 
 /// The application is woken at the end of a batch, or when so many slots wait for it: waking it for
@@ -28,8 +28,8 @@ pub struct FrameCtx<'a> {
     pub hists: &'a HistSet,
     /// Erasure code.
     pub fec: &'a Fec,
-    /// Whether the frame came with the congestion mark (ECN CE).
-    pub ce: bool,
+    /// ECN bits of the IP header that the frame came with.
+    pub ecn: u8,
     /// Receive queue of the network device that the frame came in on, where known.
     pub queue: Option<u16>,
     /// Room for one symbol.
@@ -41,6 +41,8 @@ pub struct FrameCtx<'a> {
 pub enum FrameExit {
     /// A symbol that is now in its slot.
     Stored,
+    /// A part of a symbol, which is not whole yet.
+    Part,
     /// A symbol that was there already.
     Duplicate,
     /// A symbol of a slot outside the window.
@@ -66,6 +68,7 @@ impl FrameExit {
     pub const fn counter(self) -> Counter {
         match self {
             FrameExit::Stored => Counter::RxSymbolsStored,
+            FrameExit::Part => Counter::RxSymbolParts,
             FrameExit::Duplicate => Counter::RxSymbolsDuplicate,
             FrameExit::OutOfWindow => Counter::RxSymbolsOutOfWindow,
             FrameExit::Inconsistent => Counter::RxSymbolsInconsistent,
@@ -91,6 +94,7 @@ impl Lane {
             return FrameExit::Closed;
         }
         let exit = match hdr.kind {
+            FrameKind::Symbol if hdr.part => self.on_part(hdr, head, sealed, ctx),
             FrameKind::Symbol => self.on_symbol(hdr, head, sealed, ctx),
             FrameKind::Control => self.on_control(hdr, head, sealed, ctx),
             _ => FrameExit::Malformed,
@@ -111,6 +115,7 @@ impl Lane {
         // `now` is that of the batch, so this is one store for all its frames.
         if self.last_rx != now {
             self.last_rx = now;
+            self.path.pmtu.on_heard(now);
             self.shared.session.last_rx.store(now, Ordering::Relaxed);
         }
     }
@@ -143,6 +148,7 @@ impl Lane {
                 self.replay.commit(hdr.pn);
                 return match other {
                     Admit::Duplicate => {
+                        self.rx.on_ecn(ctx.ecn);
                         self.rx.duplicate(ctx.now, hdr.pn);
                         FrameExit::Duplicate
                     }
@@ -200,6 +206,7 @@ impl Lane {
             }
         };
         if !opened {
+            self.rx.spoiled(slot, hdr.symbol);
             if let Some(s) = fresh {
                 self.rx_free.push(s.buf);
                 self.repair_free.extend(s.repair);
@@ -210,9 +217,6 @@ impl Lane {
             return FrameExit::AuthFailed;
         }
         self.replay.commit(hdr.pn);
-        if ctx.ce {
-            self.rx.on_ce();
-        }
         self.arrived_on = ctx.queue;
         if let Some(mut s) = fresh {
             s.len = (k * len) as u32;
@@ -223,6 +227,7 @@ impl Lane {
             }
             ctx.counters.add(Counter::RxSlotsStarted, 1);
         }
+        self.rx.on_ecn(ctx.ecn);
         let progress = self
             .rx
             .stored(ctx.now, slot, hdr.symbol, hdr.k, hdr.len, hdr.pn);
@@ -267,6 +272,96 @@ impl Lane {
             }
         }
         FrameExit::Stored
+    }
+
+    /// One part of a symbol that is longer than a frame of the path may be. These are few, so it is
+    /// opened beside the slot and copied: nothing of the slot is touched before the tag has verified.
+    #[cold]
+    fn on_part(
+        &mut self,
+        hdr: &Header,
+        head: &[u8; HEADER_LEN],
+        sealed: &mut [u8],
+        ctx: &mut FrameCtx,
+    ) -> FrameExit {
+        if !self.replay.check(hdr.pn) {
+            return FrameExit::Replayed;
+        }
+        let mut plain = [0u8; MAX_SYMBOL_LEN];
+        let Some(plain) = plain.get_mut(..usize::from(hdr.len)) else {
+            return FrameExit::Malformed;
+        };
+        let opened = self
+            .opener
+            .open(ctx.now, hdr.epoch, hdr.pn, head, sealed, plain);
+        if opened.is_err() {
+            return FrameExit::AuthFailed;
+        }
+        self.replay.commit(hdr.pn);
+        let Some((part, bytes)) = PartHead::decode(plain) else {
+            return FrameExit::Inconsistent;
+        };
+        let (k, len) = (usize::from(hdr.k), usize::from(part.symbol_len));
+        let symbol = usize::from(hdr.symbol);
+        let admitted = self.rx.admit(hdr.slot, hdr.symbol, hdr.k, part.symbol_len);
+        let (slot, first) = match admitted {
+            Admit::Store { slot, first } => (slot, first),
+            Admit::Duplicate => {
+                self.rx.on_ecn(ctx.ecn);
+                self.rx.duplicate(ctx.now, hdr.pn);
+                return FrameExit::Duplicate;
+            }
+            Admit::OutOfWindow => return FrameExit::OutOfWindow,
+            Admit::Inconsistent => return FrameExit::Inconsistent,
+        };
+        if first {
+            let Some(buf) = self.rx_free.pop() else {
+                return FrameExit::NoBuffer;
+            };
+            let fresh = RxSlot {
+                buf,
+                repair: None,
+                len: (k * len) as u32,
+            };
+            if let Err(s) = self.rx_writer.begin(slot, fresh) {
+                self.rx_free.push(s.buf);
+                return FrameExit::OutOfWindow;
+            }
+        }
+        let Some(target) = self.rx_writer.get_mut(slot) else {
+            return FrameExit::NoBuffer;
+        };
+        let (buf, at) = if symbol < k {
+            (Some(&mut target.buf), symbol * len)
+        } else {
+            if target.repair.is_none() {
+                target.repair = self.repair_free.pop();
+            }
+            (target.repair.as_mut(), (symbol - k) * len)
+        };
+        let range = part.range();
+        let place = buf.and_then(|b| b.get_mut(at + range.start..at + range.end));
+        let Some(place) = place else {
+            // No buffer for repair symbols; the slot itself must not stay begun without a symbol.
+            if first && let Some(s) = self.rx_writer.cancel(slot) {
+                self.rx_free.push(s.buf);
+            }
+            return FrameExit::NoBuffer;
+        };
+        place.copy_from_slice(bytes);
+        if first {
+            ctx.counters.add(Counter::RxSlotsStarted, 1);
+        }
+        self.arrived_on = ctx.queue;
+        self.rx.on_ecn(ctx.ecn);
+        let of = (hdr.symbol, hdr.k);
+        let before = self.rx.slot_have(slot).contains(symbol);
+        let progress = self.rx.part_stored(ctx.now, slot, of, part, hdr.pn);
+        let whole = !before && self.rx.slot_have(slot).contains(symbol);
+        match self.on_progress(slot, (k, len), progress, ctx) {
+            FrameExit::Stored if !whole => FrameExit::Part,
+            exit => exit,
+        }
     }
 
     fn complete(&mut self, slot: u64, ctx: &FrameCtx) {
@@ -322,7 +417,12 @@ impl Lane {
                 return FrameExit::Malformed;
             };
             match m {
-                Message::Ack(ack) => {
+                Message::Ecn(counts) => self.path.reported = counts,
+                Message::Ack(mut ack) => {
+                    let patience = 3 * self.tx.base_pto();
+                    if self.path.vet(ctx.now, &mut ack, patience) {
+                        ctx.counters.add(Counter::EcnFailures, 1);
+                    }
                     let reader = &mut self.tx_reader;
                     let mut done = 0;
                     let r = self.tx.on_ack(ctx.now, &ack, |slot| {
@@ -351,7 +451,7 @@ impl Lane {
                     self.on_witness(upto, level, chain, ctx.counters);
                 }
                 Message::Ping { id, t } => {
-                    self.pong = Some((id, t));
+                    self.pongs.push(id, t);
                     self.rx.request_ack(ctx.now);
                 }
                 Message::Arrival { queue, home } => {
@@ -359,7 +459,13 @@ impl Lane {
                     self.steering
                         .on_arrival(ctx.now, srtt, Arrival { queue, home });
                 }
-                Message::Pong { .. } | Message::Padding(_) | Message::Unknown { .. } => {}
+                Message::Pong { id, .. } => {
+                    if self.path.pmtu.on_pong(ctx.now, id) {
+                        self.tx.clear_large();
+                        self.follow_path();
+                    }
+                }
+                Message::Padding(_) | Message::Unknown { .. } => {}
                 Message::LaneClose { reason, .. } => self.close(CloseReason::from_wire(reason)),
                 Message::SessionClose { reason } => {
                     // The control thread closes the other lanes, which may live on other cores.

@@ -25,6 +25,8 @@ impl Lane {
         let [a, b] = hdrs;
         let alike = a.kind == FrameKind::Symbol
             && b.kind == FrameKind::Symbol
+            && !a.part
+            && !b.part
             && (a.epoch, a.slot, a.k, a.len) == (b.epoch, b.slot, b.k, b.len);
         // Rising numbers: then the first cannot push the second out of the replay window.
         if !alike
@@ -61,13 +63,13 @@ impl Lane {
             // A place whose frame was bad holds zeros and is no symbol's: the genuine one may come.
             if opened.is_ok() {
                 self.replay.commit(h.pn);
-                if ctx.ce {
-                    self.rx.on_ce();
-                }
+                self.rx.on_ecn(ctx.ecn);
                 self.arrived_on = ctx.queue;
                 self.heard(ctx.now);
                 let progress = self.rx.stored(ctx.now, slot, h.symbol, h.k, h.len, h.pn);
                 *exit = self.on_progress(slot, (k, len), progress, ctx);
+            } else {
+                self.rx.spoiled(slot, h.symbol);
             }
         }
         ctx.counters.add(Counter::RxPaired, 2);

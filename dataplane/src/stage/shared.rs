@@ -133,6 +133,10 @@ pub struct SessionShared {
     pub last_tx: AtomicU64,
     /// Smoothed round trip of the lane that measured last, nanoseconds.
     pub srtt: AtomicU64,
+    /// Symbol length that the kernel believes the path to carry; 0 while nobody has asked it.
+    pub mtu_hint: AtomicU32,
+    /// A lane would like to know that.
+    pub mtu_wanted: AtomicBool,
     /// The peer has closed the whole session, with this wire reason plus one; 0 while it has not.
     pub closed_by_peer: AtomicU32,
 }
@@ -154,6 +158,8 @@ pub struct LaneShared {
     pub delivered: Delivered,
     /// Slot whose first transmission began last, plus one.
     pub begun: AtomicU64,
+    /// Symbol length that new slots should be made for, bytes: 64 times it is what one holds.
+    pub symbol_len: AtomicU32,
     /// Slots below this are complete at the peer.
     pub acked: AtomicU64,
     /// Slots below this were verified and taken by the peer's application (its witness).
@@ -186,6 +192,7 @@ impl LaneShared {
             core,
             delivered: Delivered::default(),
             begun: AtomicU64::new(0),
+            symbol_len: AtomicU32::new(0),
             acked: AtomicU64::new(0),
             witnessed: AtomicU64::new(0),
             weight: AtomicU32::new(1),

@@ -6,16 +6,19 @@ use super::shared::{CloseReason, TxWants};
 use crate::backend::{Backend, TxFrame};
 use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{
-    FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SLOT_PREAMBLE_LEN, cut_slot,
+    FRAME_OVERHEAD, HEADER_LEN, MAX_DATA_SYMBOLS, MAX_SYMBOL_LEN, PART_HEAD_LEN, SLOT_PREAMBLE_LEN,
+    align_symbol, cut_slot,
 };
 use crate::base::{Nanos, seq};
 use crate::fec::Fec;
 use crate::obs::{Counter, CounterSet, Hist, HistSet};
+use crate::proto::ecn::ECT0;
 use crate::proto::{SymbolKind, TxSymbol};
 use crate::verify;
 use crate::window::SlotState;
-use crate::wire::Message;
+use crate::wire::control::EcnCounts;
 use crate::wire::{CONTROL_PN_BIT, FrameKind, Header};
+use crate::wire::{Message, PartHead};
 use std::sync::atomic::Ordering;
 
 /// The application is woken when this few slots wait for their first transmission.
@@ -24,7 +27,7 @@ const REFILL_AT: u64 = 2;
 const WITNESS_EVERY: u64 = 16;
 /// How long the last witness may be missing before the peer is asked for it, nanoseconds.
 const WITNESS_WAIT: Nanos = 50_000_000;
-/// Room for an acknowledgement, a witness, and a ping or pong.
+/// Room for an acknowledgement, a witness, and pings and pongs.
 const CONTROL_ROOM: usize = 512;
 
 /// What the stages of a core share while they send one batch.
@@ -62,10 +65,11 @@ impl Lane {
         }
         let taken = self.take_slots(ctx);
         self.tx.on_timeout(ctx.now);
+        let probed = self.pump_path(ctx);
         let sent = self.send_symbols(ctx);
         let told = self.send_control(ctx);
         self.note_waiting(ctx.now);
-        released > 0 || taken || sent || told
+        released > 0 || taken || probed || sent || told
     }
 
     /// When the lane wants the core's attention next without any input; `None` for never.
@@ -80,6 +84,7 @@ impl Lane {
         [
             linger,
             self.ping_due_at(),
+            self.path_timeout(),
             self.tx.next_timeout(now),
             self.rx.next_timeout(),
         ]
@@ -148,12 +153,15 @@ impl Lane {
                 break;
             }
             let level = self.level;
-            let max = self.symbol_len;
+            let room = usize::from(self.path.pmtu.current());
             let Some(slot) = self.tx_reader.get_mut(seq) else {
                 break;
             };
             let total = SLOT_PREAMBLE_LEN + slot.enc_len as usize;
-            let (k, len) = cut_slot(total, max);
+            // A slot made for a longer symbol than the path carries now is cut as for that one, and its
+            // symbols go in parts.
+            let least = align_symbol(total.div_ceil(MAX_DATA_SYMBOLS));
+            let (k, len) = cut_slot(total, room.max(least));
             if !slot.closed {
                 let digest = verify::digest(level, &slot.buf[SLOT_PREAMBLE_LEN..total]);
                 let p = Preamble {
@@ -189,7 +197,9 @@ impl Lane {
             let Some(sym) = self.deferred.take().or_else(|| self.tx.poll_send(ctx.now)) else {
                 break;
             };
-            let sent = if self.may_pair(&sym, ctx.budget) {
+            let sent = if sym.parts > 1 {
+                self.send_parts(&sym, ctx)
+            } else if self.may_pair(&sym, ctx.budget) {
                 self.send_pair(&sym, ctx)
             } else {
                 self.send_symbol(&sym, None, ctx).map(usize::from)
@@ -202,9 +212,11 @@ impl Lane {
                 }
                 Ok(frames) => {
                     any = true;
-                    ctx.budget -= frames;
+                    ctx.budget = ctx.budget.saturating_sub(frames);
                     let frame = usize::from(sym.symbol_len) + FRAME_OVERHEAD;
-                    ctx.deficit -= (frames * frame) as i64;
+                    // The parts of a symbol are together a little longer than it is.
+                    let symbols = frames / usize::from(sym.parts);
+                    ctx.deficit -= (symbols * frame) as i64;
                     if sym.index == 0 && sym.kind == SymbolKind::First {
                         self.note_begun(sym.slot);
                     }
@@ -225,9 +237,9 @@ impl Lane {
         len: usize,
         ctx: &mut SendCtx<B>,
     ) -> Option<TxFrame> {
-        let flow = self.steering.flow();
+        let with = (self.steering.flow(), self.path.ecn.mark());
         ctx.backend
-            .claim_flow(&self.dest, flow, len + FRAME_OVERHEAD)
+            .claim_marked(&self.dest, with, len + FRAME_OVERHEAD)
     }
 
     /// The header of a symbol's frame; the sealer fills in the epoch.
@@ -244,6 +256,7 @@ impl Lane {
             k: sym.k,
             class: seq::class(sym.slot, 96) as u8,
             len: sym.symbol_len,
+            part: false,
         }
     }
 
@@ -279,21 +292,97 @@ impl Lane {
                 .record(Hist::StageRepair, host_monotonic_ns() - start);
             &*out
         };
+        // As it was claimed with: nothing has left since.
+        let mark = self.path.ecn.mark();
         let hdr = self.symbol_header(sym);
         let sealed = seal_frame(&mut self.sealer, &hdr, plain, &mut frame, ctx.now);
         ctx.backend.commit(frame);
+        self.path.ecn.on_sent(ctx.now, sym.pn, mark);
         ctx.counters.add(Counter::TxFrames, 1);
         ctx.counters
             .add(Counter::TxBytes, (len + FRAME_OVERHEAD) as u64);
-        ctx.counters.add(
-            match sym.kind {
-                SymbolKind::First => Counter::TxSymbolsFirst,
-                SymbolKind::Repair => Counter::TxSymbolsRepair,
-                SymbolKind::Resent => Counter::TxSymbolsResent,
-            },
-            1,
-        );
+        ctx.counters.add(Counter::TxFramesEct, u64::from(mark != 0));
+        ctx.counters.add(kind_counter(sym.kind), 1);
         sealed.map(|()| true)
+    }
+
+    /// As `send_symbol`, for one that is longer than a frame may be now; says how many frames that were. 0 leaves `parts_sent`
+    /// at the part that goes next.
+    #[cold]
+    fn send_parts<B: Backend>(
+        &mut self,
+        sym: &TxSymbol,
+        ctx: &mut SendCtx<B>,
+    ) -> Result<usize, CloseReason> {
+        let (len, k) = (usize::from(sym.symbol_len), usize::from(sym.k));
+        let index = usize::from(sym.index);
+        while self.parts_sent < sym.parts {
+            let Some(slot) = self.tx_reader.get(sym.slot) else {
+                break;
+            };
+            let head = PartHead {
+                symbol_len: sym.symbol_len,
+                part: self.parts_sent,
+                parts: sym.parts,
+            };
+            let range = head.range();
+            let body = PART_HEAD_LEN + range.len();
+            let (flow, mark) = (self.steering.flow(), self.path.ecn.mark());
+            let claimed = ctx
+                .backend
+                .claim_marked(&self.dest, (flow, mark), body + FRAME_OVERHEAD);
+            let Some(mut frame) = claimed else {
+                return Ok(0);
+            };
+            let mut plain = [0u8; MAX_SYMBOL_LEN];
+            let (top, rest) = plain.split_at_mut(PART_HEAD_LEN);
+            if let Some(top) = top.first_chunk_mut() {
+                head.encode(top);
+            }
+            let part = &mut rest[..range.len()];
+            if index < k {
+                let at = index * len;
+                part.copy_from_slice(&slot.buf[at + range.start..at + range.end]);
+            } else {
+                let out = &mut ctx.scratch[..len];
+                ctx.fec
+                    .encode_one(k, len, &slot.buf[..k * len], index - k, out);
+                part.copy_from_slice(&out[range]);
+            }
+            let pn = sym.pn + u64::from(self.parts_sent);
+            let hdr = Header {
+                kind: FrameKind::Symbol,
+                epoch: 0,
+                lane: self.lane,
+                symbol: sym.index,
+                session: self.remote_index,
+                pn,
+                slot: sym.slot as u32,
+                k: sym.k,
+                class: seq::class(sym.slot, 96) as u8,
+                len: body as u16,
+                part: true,
+            };
+            let sealed = seal_frame(&mut self.sealer, &hdr, &plain[..body], &mut frame, ctx.now);
+            ctx.backend.commit(frame);
+            self.path.ecn.on_sent(ctx.now, pn, mark);
+            ctx.counters.add(Counter::TxFrames, 1);
+            ctx.counters
+                .add(Counter::TxBytes, (body + FRAME_OVERHEAD) as u64);
+            ctx.counters.add(Counter::TxFramesEct, u64::from(mark != 0));
+            let counter = match self.parts_sent {
+                0 => kind_counter(sym.kind),
+                _ => Counter::TxSymbolParts,
+            };
+            ctx.counters.add(counter, 1);
+            self.parts_sent += 1;
+            if sealed.is_err() {
+                self.parts_sent = 0;
+            }
+            sealed?;
+        }
+        self.parts_sent = 0;
+        Ok(usize::from(sym.parts))
     }
 
     fn send_control<B: Backend>(&mut self, ctx: &mut SendCtx<B>) -> bool {
@@ -302,7 +391,7 @@ impl Lane {
         let upto = self.shared.delivered.upto();
         let witness_due = upto > self.witness_sent
             && (upto >= self.witness_sent + WITNESS_EVERY || upto == self.rx_ready);
-        let ack_due = self.rx.ack_due(ctx.now) || witness_due || self.pong.is_some();
+        let ack_due = self.rx.ack_due(ctx.now) || witness_due || !self.pongs.is_empty();
         let ping = self.ping_due(ctx.now) | self.tx.take_ping_owed();
         if !ack_due && !ping {
             return false;
@@ -313,6 +402,10 @@ impl Lane {
             let ack = self
                 .rx
                 .build_ack(ctx.now, self.rx_released, self.inflight_limit);
+            let ecn = self.rx.ecn();
+            if ecn != EcnCounts::default() {
+                n += Message::Ecn(ecn).encode_into(&mut body[n..]).unwrap_or(0);
+            }
             n += Message::Ack(ack).encode_into(&mut body[n..]).unwrap_or(0);
             if let Some((upto, chain)) = self.shared.delivered.read()
                 && upto > 0
@@ -346,7 +439,7 @@ impl Lane {
             n += m.encode_into(&mut body[n..]).unwrap_or(0);
             ctx.counters.add(Counter::Keepalives, 1);
         }
-        if let Some((id, t)) = self.pong.take() {
+        while let Some((id, t)) = self.pongs.pop() {
             n += Message::Pong { id, t }
                 .encode_into(&mut body[n..])
                 .unwrap_or(0);
@@ -377,11 +470,20 @@ impl Lane {
         self.send_control_frame(&body[..n], ctx)
     }
 
-    fn send_control_frame<B: Backend>(&mut self, body: &[u8], ctx: &mut SendCtx<B>) -> bool {
+    pub(super) fn send_control_frame<B: Backend>(
+        &mut self,
+        body: &[u8],
+        ctx: &mut SendCtx<B>,
+    ) -> bool {
         if body.is_empty() {
             return false;
         }
-        let Some(mut frame) = ctx.backend.claim(&self.dest, body.len() + FRAME_OVERHEAD) else {
+        // Marked like data frames, so that both leave in one piece.
+        let mark = if self.path.ecn.believes() { ECT0 } else { 0 };
+        let claimed = ctx
+            .backend
+            .claim_marked(&self.dest, (0, mark), body.len() + FRAME_OVERHEAD);
+        let Some(mut frame) = claimed else {
             return false;
         };
         let hdr = Header {
@@ -395,6 +497,7 @@ impl Lane {
             k: 0,
             class: 0,
             len: body.len() as u16,
+            part: false,
         };
         self.control_pn += 1;
         if let Err(reason) = seal_frame(&mut self.sealer, &hdr, body, &mut frame, ctx.now) {
@@ -406,6 +509,14 @@ impl Lane {
             .add(Counter::TxBytes, (body.len() + FRAME_OVERHEAD) as u64);
         ctx.counters.add(Counter::TxControl, 1);
         true
+    }
+}
+
+fn kind_counter(kind: SymbolKind) -> Counter {
+    match kind {
+        SymbolKind::First => Counter::TxSymbolsFirst,
+        SymbolKind::Repair => Counter::TxSymbolsRepair,
+        SymbolKind::Resent => Counter::TxSymbolsResent,
     }
 }
 

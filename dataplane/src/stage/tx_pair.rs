@@ -12,7 +12,11 @@ impl Lane {
     /// Whether `sym`, with room for `budget` frames, may go out together with the one after it.
     #[inline]
     pub(super) fn may_pair(&self, sym: &TxSymbol, budget: usize) -> bool {
-        self.sealer.pairs() && budget >= 2 && sym.kind == SymbolKind::First && sym.index + 1 < sym.k
+        self.sealer.pairs()
+            && sym.parts == 1
+            && budget >= 2
+            && sym.kind == SymbolKind::First
+            && sym.index + 1 < sym.k
     }
 
     /// Sends `a`, and the symbol after it if that is the next one of the same slot; says how many
@@ -33,7 +37,7 @@ impl Lane {
         };
         let next = self.tx.poll_send(ctx.now);
         let second = match next {
-            Some(b) if b.slot == a.slot && b.kind == SymbolKind::First => {
+            Some(b) if b.slot == a.slot && b.kind == SymbolKind::First && b.parts == 1 => {
                 self.claim_symbol(len, ctx).map(|frame| (b, frame))
             }
             _ => None,
@@ -42,6 +46,8 @@ impl Lane {
             self.deferred = next;
             return self.send_symbol(a, Some(frame), ctx).map(usize::from);
         };
+        // Both were claimed with it: nothing has left in between.
+        let mark = self.path.ecn.mark();
         let hdrs = [self.symbol_header(a), self.symbol_header(&b)];
         let sealed = match (
             self.tx_reader.get(a.slot),
@@ -70,6 +76,10 @@ impl Lane {
             }
             ctx.backend.commit(frame);
         }
+        self.path.ecn.on_sent(ctx.now, a.pn, mark);
+        self.path.ecn.on_sent(ctx.now, b.pn, mark);
+        ctx.counters
+            .add(Counter::TxFramesEct, if mark == 0 { 0 } else { 2 });
         ctx.counters.add(Counter::TxFrames, 2);
         ctx.counters
             .add(Counter::TxBytes, 2 * (len + FRAME_OVERHEAD) as u64);

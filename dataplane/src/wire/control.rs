@@ -10,6 +10,7 @@
 //! | 5 | lane close | reason u16, final slot u64 |
 //! | 6 | session close | reason u16 |
 //! | 7 | arrival | queue u16, home u16 |
+//! | 8 | ecn | frames that arrived with ECT(0), ECT(1), CE: u64 each |
 //!
 //! A receiver skips types that it does not know, so that later versions can add some.
 
@@ -29,6 +30,7 @@ const PONG: u8 = 4;
 const LANE_CLOSE: u8 = 5;
 const SESSION_CLOSE: u8 = 6;
 const ARRIVAL: u8 = 7;
+const ECN: u8 = 8;
 
 /// One control message.
 // An acknowledgement is decoded into place once per few slots; boxing it would allocate there.
@@ -81,11 +83,25 @@ pub enum Message {
         /// Receive queue of the lane's core.
         home: u16,
     },
+    /// How the data frames that the acknowledgement behind it counts as received were marked.
+    Ecn(EcnCounts),
     /// A message of a later version: skip it.
     Unknown {
         /// Its type.
         kind: u8,
     },
+}
+
+/// Data frames received since the lane opened, by the ECN codepoint that they came with (RFC 3168);
+/// what is in none of the three came as not ECN-capable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EcnCounts {
+    /// ECT(0), the mark that this implementation sends.
+    pub ect0: u64,
+    /// ECT(1).
+    pub ect1: u64,
+    /// Congestion experienced.
+    pub ce: u64,
 }
 
 /// Why the plaintext of a control frame cannot be read.
@@ -113,6 +129,7 @@ impl Message {
             Message::LaneClose { .. } => 10,
             Message::SessionClose { .. } => 2,
             Message::Arrival { .. } => 4,
+            Message::Ecn(_) => 24,
             Message::Unknown { .. } => return 0,
         };
         MESSAGE_HEADER_LEN + body
@@ -166,6 +183,12 @@ impl Message {
                 w.put(&queue.to_le_bytes())?;
                 w.put(&home.to_le_bytes())?;
             }
+            Message::Ecn(n) => {
+                w.put(&head(ECN))?;
+                w.put(&n.ect0.to_le_bytes())?;
+                w.put(&n.ect1.to_le_bytes())?;
+                w.put(&n.ce.to_le_bytes())?;
+            }
             Message::Unknown { .. } => return None,
         }
         Some(len)
@@ -175,7 +198,7 @@ impl Message {
         match kind {
             PADDING => Ok(Message::Padding(body.len() as u16)),
             ACK => Ok(Message::Ack(Ack::decode(body)?)),
-            WITNESS..=ARRIVAL => {
+            WITNESS..=ECN => {
                 let mut r = Reader::new(body);
                 let m = Message::decode_fixed(kind, &mut r).ok_or(ControlError::Length)?;
                 if r.is_empty() {
@@ -212,6 +235,11 @@ impl Message {
                 queue: r.u16()?,
                 home: r.u16()?,
             },
+            ECN => Message::Ecn(EcnCounts {
+                ect0: r.u64()?,
+                ect1: r.u64()?,
+                ce: r.u64()?,
+            }),
             _ => Message::Unknown { kind },
         })
     }
@@ -276,6 +304,12 @@ mod tests {
             any::<(u16, u64)>()
                 .prop_map(|(reason, final_slot)| Message::LaneClose { reason, final_slot }),
             any::<u16>().prop_map(|reason| Message::SessionClose { reason }),
+            any::<(u16, u16)>().prop_map(|(queue, home)| Message::Arrival { queue, home }),
+            any::<(u64, u64, u64)>().prop_map(|(ect0, ect1, ce)| Message::Ecn(EcnCounts {
+                ect0,
+                ect1,
+                ce
+            })),
         ]
     }
 
@@ -295,6 +329,14 @@ mod tests {
         let m = Message::SessionClose { reason: 7 };
         assert_eq!(m.encode_into(&mut out), Some(5));
         assert_eq!(out[..5], [6, 2, 0, 7, 0]);
+        let m = Message::Ecn(EcnCounts {
+            ect0: 1,
+            ect1: 0,
+            ce: 2,
+        });
+        assert_eq!(m.encode_into(&mut out), Some(27));
+        assert_eq!(out[..5], [8, 24, 0, 1, 0]);
+        assert_eq!((out[18], out[19], out[26]), (0, 2, 0));
         assert_eq!(Message::Padding(2).encode_into(&mut out), Some(5));
         assert_eq!(out[..5], [0, 2, 0, 0, 0]);
         let m = Message::Witness {
@@ -338,7 +380,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), kind in 0u8..9, fit: bool) {
+        fn garbage_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), kind in 0u8..10, fit: bool) {
             if let Some(b) = bytes.first_mut() {
                 *b = kind;
             }

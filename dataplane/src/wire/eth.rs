@@ -214,6 +214,26 @@ impl Template {
         self.fill(frame, |sum, _| fold(sum).map(|b| !b))
     }
 
+    /// Sets the two ECN bits of headers that [`Template::write`] has written; false where the frame is
+    /// shorter than these.
+    #[inline]
+    #[must_use]
+    pub fn mark(&self, frame: &mut [u8], ecn: u8) -> bool {
+        let Some(head) = frame.get_mut(self.ip..self.len) else {
+            return false;
+        };
+        let ecn = ecn & 3;
+        if self.v6 {
+            // The traffic class lies across two bytes; the UDP checksum does not cover it.
+            head[1] |= ecn << 4;
+        } else if ecn != 0 {
+            head[1] |= ecn;
+            let check = fold(self.sum + sum(&[head[2], head[3]]) + sum(&[0, ecn]));
+            head[10..12].copy_from_slice(&check);
+        }
+        true
+    }
+
     #[inline]
     fn fill(&self, frame: &mut [u8], checksum: impl FnOnce(u64, &[u8]) -> [u8; 2]) -> bool {
         let Some(payload) = frame.len().checked_sub(self.len) else {

@@ -76,6 +76,36 @@ fn a_partial_checksum_becomes_the_whole_one() {
 }
 
 #[test]
+fn marks_are_written_and_the_checksums_hold() {
+    for (v6, vlan) in [
+        (false, None),
+        (true, None),
+        (false, Some(7)),
+        (true, Some(7)),
+    ] {
+        let t = Template::new(&flow(v6, vlan)).expect("one family");
+        for ecn in 0..4 {
+            let mut f = vec![0; t.header_len()];
+            f.extend_from_slice(b"abcd");
+            assert!(t.write(&mut f) && t.mark(&mut f, ecn));
+            let d = parse(&f, f.len()).expect("a datagram");
+            assert_eq!((d.ecn, &f[d.payload]), (ecn, &b"abcd"[..]));
+            let ip = if vlan.is_some() { 18 } else { 14 };
+            if !v6 {
+                assert_eq!(slow(&f[ip..ip + IPV4_LEN]), 0);
+            }
+            // Nothing else has changed but the IPv4 header's checksum.
+            let mut plain = frame(&t, b"abcd");
+            plain[ip + 1] = f[ip + 1];
+            if !v6 {
+                plain[ip + 10..ip + 12].copy_from_slice(&f[ip + 10..ip + 12]);
+            }
+            assert_eq!(plain, f);
+        }
+    }
+}
+
+#[test]
 fn families_do_not_mix() {
     let mut f = flow(false, None);
     f.dst = "[::1]:1".parse().expect("address");

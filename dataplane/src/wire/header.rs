@@ -3,7 +3,7 @@
 //! | bytes | field |
 //! | --- | --- |
 //! | 0 | frame kind (low nibble), version (high nibble, 1) |
-//! | 1 | flags: bits 0-1 key epoch, the others zero |
+//! | 1 | flags: bits 0-1 key epoch; bit 2 part of a symbol; the others zero |
 //! | 2 | lane, 0..=127 |
 //! | 3 | symbol index: `0..k` data, `k..k+32` repair |
 //! | 4..8 | session index of the receiver |
@@ -16,11 +16,14 @@
 use super::{CONTROL_PN_BIT, Reader};
 use crate::base::limits::{
     HEADER_LEN, MAX_DATA_SYMBOLS, MAX_FRAME_LEN, MAX_LANES, MAX_REPAIR_SYMBOLS, MAX_SYMBOL_LEN,
-    SYMBOL_ALIGN, TAG_LEN, WINDOW_SLOTS,
+    PART_HEAD_LEN, SYMBOL_ALIGN, TAG_LEN, WINDOW_SLOTS,
 };
 
 /// Protocol version in the high nibble of byte 0 (*wire*).
 pub const VERSION: u8 = 1;
+
+/// Bit of the flags byte: the frame carries one part of a symbol (*wire*).
+const PART: u8 = 4;
 
 /// What a frame carries (*wire*: low nibble of byte 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,6 +139,8 @@ pub struct Header {
     pub class: u8,
     /// Payload bytes that follow the header, tag not counted.
     pub len: u16,
+    /// The payload is a [`crate::wire::part::PartHead`] and one part of the symbol; symbols only.
+    pub part: bool,
 }
 
 impl Header {
@@ -152,6 +157,7 @@ impl Header {
             k: 0,
             class: 0,
             len,
+            part: false,
         }
     }
 
@@ -168,13 +174,14 @@ impl Header {
             k: 0,
             class: 0,
             len,
+            part: false,
         }
     }
 
     /// Writes the header. Only the low two bits of `epoch` are written.
     pub fn encode(&self, out: &mut [u8; HEADER_LEN]) {
         out[0] = self.kind as u8 | VERSION << 4;
-        out[1] = self.epoch & 3;
+        out[1] = self.epoch & 3 | if self.part { PART } else { 0 };
         out[2] = self.lane;
         out[3] = self.symbol;
         out[4..8].copy_from_slice(&self.session.to_le_bytes());
@@ -223,12 +230,12 @@ impl Header {
             return Some(Err(ParseError::Kind));
         };
         let flags = r.u8()?;
-        if flags & !3 != 0 {
+        if flags & !(3 | PART) != 0 {
             return Some(Err(ParseError::Reserved));
         }
         Some(Ok(Header {
             kind,
-            epoch: flags,
+            epoch: flags & 3,
             lane: r.u8()?,
             symbol: r.u8()?,
             session: r.u32()?,
@@ -237,6 +244,7 @@ impl Header {
             k: r.u8()?,
             class: r.u8()?,
             len: r.u16()?,
+            part: flags & PART != 0,
         }))
     }
 
@@ -247,7 +255,7 @@ impl Header {
         if self.kind == FrameKind::Symbol {
             return self.check_symbol();
         }
-        if self.symbol != 0 || self.slot != 0 || self.k != 0 || self.class != 0 {
+        if self.part || self.symbol != 0 || self.slot != 0 || self.k != 0 || self.class != 0 {
             return Err(ParseError::Reserved);
         }
         if self.kind == FrameKind::Control {
@@ -274,7 +282,12 @@ impl Header {
         if self.class as usize >= WINDOW_SLOTS {
             return Err(ParseError::Class);
         }
-        if len == 0 || !len.is_multiple_of(SYMBOL_ALIGN) || len > MAX_SYMBOL_LEN {
+        let least = if self.part {
+            PART_HEAD_LEN + SYMBOL_ALIGN
+        } else {
+            SYMBOL_ALIGN
+        };
+        if len < least || !len.is_multiple_of(SYMBOL_ALIGN) || len > MAX_SYMBOL_LEN {
             return Err(ParseError::SymbolLen);
         }
         Ok(())
@@ -298,6 +311,7 @@ mod tests {
             k: 64,
             class: 7,
             len: 1408,
+            part: false,
         }
     }
 
@@ -318,6 +332,13 @@ mod tests {
                 7, 0x80, 0x05
             ]
         );
+        let part = Header {
+            part: true,
+            ..symbol()
+        };
+        let mut out = [0u8; 24];
+        part.encode(&mut out);
+        assert_eq!(out[1], 6);
         let mut out = [0u8; 24];
         Header::control(0x0a, 127, 9, 65).encode(&mut out);
         assert_eq!(
@@ -347,6 +368,7 @@ mod tests {
         bad(&|h| h.class = 96, ParseError::Class);
         bad(&|h| h.len = 1409, ParseError::SymbolLen);
         bad(&|h| h.len = 0, ParseError::SymbolLen);
+        bad(&|h| (h.part, h.len) = (true, 64), ParseError::SymbolLen);
         bad(&|h| h.pn |= CONTROL_PN_BIT, ParseError::PacketNumber);
         let mut f = frame(&symbol());
         f[0] = 0x21;
@@ -354,7 +376,7 @@ mod tests {
         f[0] = 0x17;
         assert_eq!(Header::parse(&f), Err(ParseError::Kind));
         f[0] = 0x11;
-        f[1] = 4;
+        f[1] = 8;
         assert_eq!(Header::parse(&f), Err(ParseError::Reserved));
         f[1] = 0;
         f.push(0);
@@ -367,6 +389,9 @@ mod tests {
         let mut h = Header::control(1, 2, 3, 8);
         h.pn = 3;
         assert_eq!(Header::parse(&frame(&h)), Err(ParseError::PacketNumber));
+        let mut h = Header::control(1, 2, 3, 8);
+        h.part = true;
+        assert_eq!(Header::parse(&frame(&h)), Err(ParseError::Reserved));
         let mut h = Header::handshake(FrameKind::Counter, 1, 8);
         h.lane = 1;
         assert_eq!(Header::parse(&frame(&h)), Err(ParseError::Reserved));
@@ -376,10 +401,10 @@ mod tests {
         #[test]
         fn round_trip(k in 1u8..=64, sym in 0u8..96, epoch in 0u8..4, lane in 0u8..128,
                       session: u32, pn in 0..CONTROL_PN_BIT, slot: u32, class in 0u8..96,
-                      units in 1u16..=(MAX_SYMBOL_LEN / 64) as u16) {
+                      units in 2u16..=(MAX_SYMBOL_LEN / 64) as u16, part: bool) {
             prop_assume!(sym < k + 32);
             let h = Header { kind: FrameKind::Symbol, epoch, lane, symbol: sym, session, pn, slot,
-                             k, class, len: units * 64 };
+                             k, class, len: units * 64, part };
             prop_assert_eq!(Header::parse(&frame(&h)), Ok(h));
         }
 
@@ -394,7 +419,7 @@ mod tests {
                 let tag = if kind <= 2 { 16 } else { 0 };
                 let len = (bytes.len() - 24 - tag) as u16;
                 bytes[22..24].copy_from_slice(&len.to_le_bytes());
-                bytes[1] &= 3;
+                bytes[1] &= 7;
                 bytes[2..4].fill(0);
                 bytes[16..22].fill(0);
                 if kind > 2 { bytes[1] = 0; bytes[8..16].fill(0); }

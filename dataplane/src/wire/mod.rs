@@ -9,10 +9,12 @@ pub mod control;
 pub mod eth;
 pub mod handshake;
 pub mod header;
+pub mod part;
 
 pub use ack::{Ack, AckError, Report, Reports};
 pub use control::{ControlError, Message};
 pub use header::{FrameKind, Header, ParseError};
+pub use part::PartHead;
 
 /// Bit of the packet number that tells the control space from the data space (*wire*).
 ///

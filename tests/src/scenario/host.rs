@@ -204,7 +204,7 @@ impl Receiver {
         }
         self.replay.commit(s.pn);
         if ce {
-            self.rx.on_ce();
+            self.rx.on_ecn(3);
         }
         match self.rx.admit(s.slot as u32, s.index, s.k, s.symbol_len) {
             Admit::Store { slot, .. } => {

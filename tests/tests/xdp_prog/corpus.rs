@@ -87,7 +87,7 @@ fn bad_frames() -> Vec<(ParseError, Vec<u8>)> {
     bad(ParseError::Version, &|f| f[0] = 0x21);
     bad(ParseError::Kind, &|f| f[0] = 0x10);
     bad(ParseError::Kind, &|f| f[0] = 0x17);
-    bad(ParseError::Reserved, &|f| f[1] = 4);
+    bad(ParseError::Reserved, &|f| f[1] = 8);
     bad(ParseError::Lane, &|f| f[2] = 128);
     bad(ParseError::SymbolIndex, &|f| f[3] = 40);
     bad(ParseError::PacketNumber, &|f| f[15] |= 0x80);
@@ -96,11 +96,15 @@ fn bad_frames() -> Vec<(ParseError, Vec<u8>)> {
     bad(ParseError::Class, &|f| f[21] = 96);
     bad(ParseError::SymbolLen, &|f| f[22] = 127);
     bad(ParseError::SymbolLen, &|f| f[22] = 0);
+    bad(ParseError::SymbolLen, &|f| (f[1], f[22]) = (4, 64));
     bad(ParseError::Length, &|f| f.push(0));
     bad(ParseError::Length, &|f| f.truncate(100));
     let mut control = frames::frame(Header::control(9, 127, 1, 100));
     control[15] = 0;
     out.push((ParseError::PacketNumber, control));
+    let mut control = frames::frame(Header::control(9, 127, 1, 100));
+    control[1] = 4;
+    out.push((ParseError::Reserved, control));
     for at in [1, 2, 3, 8, 15, 16, 19, 20, 21] {
         let mut offer = frames::frame(Header::handshake(FrameKind::Offer, 0, 400));
         offer[at] = 1;
@@ -185,6 +189,7 @@ fn the_shared_constants_are_the_librarys() {
         (rules::SYMBOL_ALIGN, limits::SYMBOL_ALIGN),
         (rules::MAX_SYMBOL_LEN, limits::MAX_SYMBOL_LEN),
         (rules::MAX_FRAME_LEN, limits::MAX_FRAME_LEN),
+        (rules::PART_HEAD_LEN, limits::PART_HEAD_LEN),
     ];
     for (i, (rule, limit)) in same.into_iter().enumerate() {
         assert_eq!(rule, limit as u64, "constant number {i} of this list");

@@ -47,6 +47,11 @@ use rx::{Arrival, Place, RxSide};
 use socket::{Inflow, Xsk};
 use tx::{Posted, TxSide};
 
+/// A frame remembers its path in the low bits of its tag and its ECN bits above.
+const ECN_SHIFT: u32 = 14;
+const PATH_MASK: u16 = (1 << ECN_SHIFT) - 1;
+const _: () = assert!(paths::MAX_PATHS <= PATH_MASK as usize);
+
 /// How long to sleep at most while frames wait for the kernel, which does not announce that it has
 /// room again.
 const RETRY: Duration = Duration::from_micros(500);
@@ -293,17 +298,28 @@ impl Backend for AfXdp {
 
     #[inline]
     fn claim_flow(&mut self, to: &SocketAddr, flow: u16, len: usize) -> Option<TxFrame> {
+        self.claim_marked(to, (flow, 0), len)
+    }
+
+    #[inline]
+    fn claim_marked(
+        &mut self,
+        to: &SocketAddr,
+        (flow, ecn): (u16, u8),
+        len: usize,
+    ) -> Option<TxFrame> {
         let room = self.tx.room();
         let shared = &self.nic.shared;
         match self.paths.get(to, flow, &shared.hops, |ip| shared.ask(ip)) {
             Some((path, _)) if len <= room => {
+                let path = path | u16::from(ecn & 3) << ECN_SHIFT;
                 if let Some(frame) = self.tx.claim(len, path) {
                     return Some(frame);
                 }
                 self.tx.reap(&mut self.xsk);
                 self.tx.claim(len, path)
             }
-            _ => self.kernel.claim(to, len),
+            _ => self.kernel.claim_marked(to, (flow, ecn), len),
         }
     }
 
@@ -314,7 +330,11 @@ impl Backend for AfXdp {
             return;
         }
         // The path may have been lost since the claim.
-        let direct = self.paths.direct(frame.segment);
+        let (path, ecn) = (
+            frame.segment & PATH_MASK,
+            (frame.segment >> ECN_SHIFT) as u8,
+        );
+        let direct = self.paths.direct(path);
         if direct.is_some_and(|d| frame.len() > d.max_len) {
             self.refuse(DropCause::TooLong);
             self.tx.give_up(frame);
@@ -325,15 +345,22 @@ impl Backend for AfXdp {
         let done = match template {
             Some(t) if self.sum_below && t.has_checksum() => {
                 let from = Some(t.udp_at());
-                self.tx
-                    .commit(frame, header_len, from, |b| t.write_partial(b))
+                self.tx.commit(frame, header_len, from, |b| {
+                    t.write_partial(b) && t.mark(b, ecn)
+                })
             }
-            Some(t) => self.tx.commit(frame, header_len, None, |b| t.write(b)),
+            Some(t) => self
+                .tx
+                .commit(frame, header_len, None, |b| t.write(b) && t.mark(b, ecn)),
             None => self.tx.commit(frame, header_len, None, |_| false),
         };
         if !done {
             self.refuse(DropCause::Unreachable);
         }
+    }
+
+    fn cut(&mut self) {
+        self.kernel.cut();
     }
 
     fn cancel(&mut self, frame: TxFrame) {

@@ -16,8 +16,11 @@ pub struct Link {
     pub rate: u64,
     /// Bytes that may wait for the link when it has a rate; what does not fit is dropped.
     pub queue: u64,
-    /// Bytes in the queue from which on datagrams are marked CE (RFC 3168); 0 for never.
+    /// Bytes in the queue from which on datagrams that are marked ECN-capable are marked CE (RFC
+    /// 3168); 0 for never.
     pub mark: u64,
+    /// What the link does to ECN marks besides.
+    pub ecn: EcnFault,
     /// Largest packet, headers included, bytes; 0 for no limit.
     pub mtu: usize,
     /// Chance of loss.
@@ -46,6 +49,7 @@ impl Default for Link {
             rate: 0,
             queue: 1 << 20,
             mark: 0,
+            ecn: EcnFault::Keep,
             mtu: 0,
             loss: 0.0,
             burst_start: 0.0,
@@ -55,6 +59,30 @@ impl Default for Link {
             reorder: 0.0,
             reorder_by: 100_000,
             blackhole: false,
+        }
+    }
+}
+
+/// What a link does to the ECN bits of a datagram.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EcnFault {
+    /// Leaves them alone, as it should.
+    #[default]
+    Keep,
+    /// Clears them.
+    Bleach,
+    /// Writes ECT(1) over every mark.
+    Rewrite,
+    /// Loses datagrams that are marked.
+    Drop,
+}
+
+impl EcnFault {
+    pub(super) fn apply(self, ecn: u8) -> u8 {
+        match self {
+            EcnFault::Bleach => 0,
+            EcnFault::Rewrite if ecn != 0 => 1,
+            _ => ecn,
         }
     }
 }
@@ -90,11 +118,14 @@ impl LinkState {
         }
     }
 
-    pub(super) fn judge(&mut self, now: Nanos, len: usize, rng: &mut Rng) -> Verdict {
+    pub(super) fn judge(&mut self, now: Nanos, len: usize, ecn: u8, rng: &mut Rng) -> Verdict {
         let link = self.link;
         let size = len as u64 + HEADERS;
         if link.blackhole {
             return Verdict::Blackholed;
+        }
+        if link.ecn == EcnFault::Drop && ecn != 0 {
+            return Verdict::Lost;
         }
         if link.mtu > 0 && size > link.mtu as u64 {
             return Verdict::TooLong;
@@ -106,7 +137,7 @@ impl LinkState {
             if waiting + u128::from(size) > u128::from(link.queue.max(size)) {
                 return Verdict::QueueFull;
             }
-            ce = link.mark > 0 && waiting >= u128::from(link.mark);
+            ce = link.mark > 0 && ecn != 0 && waiting >= u128::from(link.mark);
             let takes = u128::from(size) * 1_000_000_000 / u128::from(link.rate);
             at = start + takes as Nanos;
             self.busy_until = at;

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use link::{Link, Rng};
+pub use link::{EcnFault, Link, Rng};
 use link::{LinkState, Verdict};
 
 use super::burst::{BurstPool, FRAME_PAD};
@@ -95,7 +95,7 @@ impl Net {
         v
     }
 
-    fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, ecn: u8, bytes: &[u8]) {
         self.stats.sent += 1;
         let (now, default) = (self.now, self.default_link);
         let link = self
@@ -112,7 +112,8 @@ impl Net {
             let Some(link) = self.links.get_mut(&(from, to)) else {
                 continue;
             };
-            let (at, ce, corrupt, late) = match link.judge(now, bytes.len(), &mut self.rng) {
+            let ecn = link.link.ecn.apply(ecn);
+            let (at, ce, corrupt, late) = match link.judge(now, bytes.len(), ecn, &mut self.rng) {
                 Verdict::Lost => {
                     self.stats.lost += 1;
                     continue;
@@ -147,7 +148,7 @@ impl Net {
             let datagram = Datagram {
                 from,
                 to,
-                ecn: if ce { 3 } else { 0 },
+                ecn: if ce { 3 } else { ecn },
                 bytes: data,
             };
             let slot = match self.free_slots.pop() {
@@ -401,6 +402,16 @@ impl Backend for SimBackend {
         self.tx.claim(to, len)
     }
 
+    #[inline]
+    fn claim_marked(
+        &mut self,
+        to: &SocketAddr,
+        (_, ecn): (u16, u8),
+        len: usize,
+    ) -> Option<TxFrame> {
+        self.tx.claim_marked(to, ecn, len)
+    }
+
     fn commit(&mut self, frame: TxFrame) {
         self.tx.commit(frame);
     }
@@ -428,7 +439,7 @@ impl Backend for SimBackend {
             // SAFETY: a run consists of committed frames, so its bytes are initialised, mapped and
             // in nobody's hands.
             let bytes = unsafe { std::slice::from_raw_parts(self.tx.ptr(&run).as_ptr(), run.len) };
-            net.send(self.addr, run.to, bytes);
+            net.send(self.addr, run.to, run.ecn, bytes);
             self.tx.sent(run, &mut self.stats, &mut report);
         }
         report.pending_frames = self.tx.pending();

@@ -12,7 +12,7 @@ fn pair(seed: u64, link: Link) -> (SimNet, SimBackend, SimBackend) {
 }
 
 fn send(a: &mut SimBackend, to: SocketAddr, n: u32, len: usize) {
-    let mut f = a.claim(&to, len).expect("room");
+    let mut f = a.claim_marked(&to, (0, 2), len).expect("room");
     f.fill(0);
     f[..4].copy_from_slice(&n.to_le_bytes());
     a.commit(f);
@@ -155,6 +155,29 @@ fn a_rate_spaces_datagrams_and_its_queue_marks_and_drops() {
     let got = take(&mut b);
     assert!(got.iter().all(|g| (g.2 == 3) == (g.0 >= 5)), "{got:?}");
     assert!(balanced(&s));
+}
+
+#[test]
+fn a_link_may_clear_rewrite_or_drop_marks() {
+    let through = |ecn| {
+        let link = Link {
+            ecn,
+            ..Link::default()
+        };
+        let (net, mut a, mut b) = pair(6, link);
+        send(&mut a, addr(2), 0, 100);
+        let mut plain = a.claim(&addr(2), 90).expect("room");
+        plain.fill(0);
+        a.commit(plain);
+        a.flush().expect("flush");
+        net.advance_to(u64::MAX);
+        assert!(balanced(&net.stats()));
+        take(&mut b).iter().map(|g| (g.1, g.2)).collect::<Vec<_>>()
+    };
+    assert_eq!(through(EcnFault::Keep), [(100, 2), (90, 0)]);
+    assert_eq!(through(EcnFault::Bleach), [(100, 0), (90, 0)]);
+    assert_eq!(through(EcnFault::Rewrite), [(100, 1), (90, 0)]);
+    assert_eq!(through(EcnFault::Drop), [(90, 0)]);
 }
 
 #[test]

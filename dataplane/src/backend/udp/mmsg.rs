@@ -173,8 +173,22 @@ impl Backend for Mmsg {
     }
 
     #[inline]
+    fn claim_marked(
+        &mut self,
+        to: &SocketAddr,
+        (_, ecn): (u16, u8),
+        len: usize,
+    ) -> Option<TxFrame> {
+        self.tx.claim_marked(to, ecn, len)
+    }
+
+    #[inline]
     fn commit(&mut self, frame: TxFrame) {
         self.tx.commit(frame);
+    }
+
+    fn cut(&mut self) {
+        self.tx.close();
     }
 
     fn cancel(&mut self, frame: TxFrame) {
@@ -196,7 +210,7 @@ impl Backend for Mmsg {
             };
             for (i, run) in runs.iter().enumerate() {
                 let data = (self.tx.ptr(run), run.len);
-                self.tx_batch.set(i, data, &run.to, run.segment);
+                self.tx_batch.set(i, data, &run.to, (run.segment, run.ecn));
             }
             // SAFETY: a run consists of committed frames, so its bytes are initialised, mapped and
             // in nobody's hands.

@@ -154,8 +154,15 @@ impl Backend for Udp {
         each!(self, b => b.claim(to, len))
     }
     #[inline]
+    fn claim_marked(&mut self, to: &SocketAddr, with: (u16, u8), len: usize) -> Option<TxFrame> {
+        each!(self, b => b.claim_marked(to, with, len))
+    }
+    #[inline]
     fn commit(&mut self, frame: TxFrame) {
         each!(self, b => b.commit(frame))
+    }
+    fn cut(&mut self) {
+        each!(self, b => b.cut())
     }
     fn cancel(&mut self, frame: TxFrame) {
         each!(self, b => b.cancel(frame))

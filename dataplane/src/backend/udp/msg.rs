@@ -16,6 +16,10 @@ const CMSG_HEADER: usize = size_of::<libc::cmsghdr>();
 const CMSG_ALIGN: usize = size_of::<usize>();
 /// Room for one UDP_SEGMENT control message.
 const SEGMENT_LEN: usize = (CMSG_HEADER + 2).next_multiple_of(CMSG_ALIGN);
+/// Room for one IP_TOS or IPV6_TCLASS control message.
+const TOS_LEN: usize = (CMSG_HEADER + 4).next_multiple_of(CMSG_ALIGN);
+/// Room for the control data of an outgoing message.
+const TX_CONTROL_LEN: usize = SEGMENT_LEN + TOS_LEN;
 
 /// What the control data of a received message said.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +118,21 @@ fn encode_segment(segment: usize, out: &mut [u8; SEGMENT_LEN]) {
     out[CMSG_HEADER..CMSG_HEADER + 2].copy_from_slice(&(segment as u16).to_ne_bytes());
 }
 
+/// Sets the ECN bits of the packets of a message, whatever the socket's family: an IPv4 peer of an
+/// IPv6 socket is served by the kernel's IPv4 side.
+fn encode_tos(ecn: u8, v4: bool, out: &mut [u8; TOS_LEN]) {
+    out.fill(0);
+    let word = size_of::<usize>();
+    let (level, kind) = match v4 {
+        true => (libc::IPPROTO_IP, libc::IP_TOS),
+        false => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    };
+    out[..word].copy_from_slice(&(CMSG_HEADER + 4).to_ne_bytes());
+    out[word..word + 4].copy_from_slice(&level.to_ne_bytes());
+    out[word + 4..word + 8].copy_from_slice(&kind.to_ne_bytes());
+    out[CMSG_HEADER..CMSG_HEADER + 4].copy_from_slice(&i32::from(ecn & 3).to_ne_bytes());
+}
+
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Side<const CONTROL: usize> {
@@ -171,7 +190,7 @@ impl<const CONTROL: usize> Batch<CONTROL> {
 
 /// Headers of outgoing messages.
 pub(super) struct TxBatch {
-    batch: Batch<SEGMENT_LEN>,
+    batch: Batch<TX_CONTROL_LEN>,
     v6: bool,
 }
 
@@ -184,22 +203,30 @@ impl TxBatch {
         }
     }
 
-    /// Message `i`: `len` bytes at `data` to `to`, cut every `segment` bytes.
+    /// Message `i`: `len` bytes at `data` to `to`, cut every `segment` bytes, in packets with the ECN
+    /// bits `ecn`.
     pub(super) fn set(
         &mut self,
         i: usize,
         (data, len): (NonNull<u8>, usize),
         to: &SocketAddr,
-        segment: usize,
+        (segment, ecn): (usize, u8),
     ) {
         let side = &mut self.batch.sides[i];
         let name = encode_name(to, self.v6, &mut side.name);
-        let control = if segment < len {
-            encode_segment(segment, &mut side.control);
-            SEGMENT_LEN
-        } else {
-            0
-        };
+        let mut control = 0;
+        if segment < len
+            && let Some(out) = side.control.first_chunk_mut()
+        {
+            encode_segment(segment, out);
+            control = SEGMENT_LEN;
+        }
+        if ecn != 0
+            && let Some(out) = side.control[control..].first_chunk_mut()
+        {
+            encode_tos(ecn, to.ip().to_canonical().is_ipv4(), out);
+            control += TOS_LEN;
+        }
         self.batch.set(i, data, len, name, control);
     }
 

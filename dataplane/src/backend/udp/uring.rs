@@ -367,7 +367,7 @@ impl Uring {
         for i in 0..self.runs.len() {
             let run = self.runs[i];
             let data = (self.tx.ptr(&run), run.len);
-            self.tx_batch.set(i, data, &run.to, run.segment);
+            self.tx_batch.set(i, data, &run.to, (run.segment, run.ecn));
             let (header, flags) = (self.tx_batch.header(i), libc::MSG_DONTWAIT as u32);
             // Without offload several runs share a buffer, which comes back only as a whole.
             let send = if self.lent.is_empty() || !self.tx.offload {
@@ -467,8 +467,22 @@ impl Backend for Uring {
     }
 
     #[inline]
+    fn claim_marked(
+        &mut self,
+        to: &SocketAddr,
+        (_, ecn): (u16, u8),
+        len: usize,
+    ) -> Option<TxFrame> {
+        self.tx.claim_marked(to, ecn, len)
+    }
+
+    #[inline]
     fn commit(&mut self, frame: TxFrame) {
         self.tx.commit(frame);
+    }
+
+    fn cut(&mut self) {
+        self.tx.close();
     }
 
     fn cancel(&mut self, frame: TxFrame) {

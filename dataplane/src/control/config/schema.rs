@@ -39,7 +39,12 @@ pub(super) const SCHEMA: &[Section] = &[
                 "cores",
                 "\"auto\", 1 to 64, or a list of up to 64 CPU numbers such as [2, 3]",
             ),
-            ("mtu", "1280 to 9216 bytes, the smallest MTU on the path"),
+            (
+                "mtu",
+                "1280 to 9216 bytes, the largest MTU used on any path",
+            ),
+            ("mtu_discovery", "true or false"),
+            ("ecn", "true or false"),
             (
                 "backend",
                 "\"auto\", \"udp\", \"io_uring\", \"io_uring_zc\" or \"af_xdp\"",

@@ -2,9 +2,9 @@
 
 use super::setup::Sizes;
 use super::{Daemon, PublicKey};
-use crate::control::api::{Job, JobState, MemoryReply};
+use crate::control::api::{Job, JobState, MemoryReply, PathRow};
 use crate::control::config::Config;
-use crate::engine::Snapshot;
+use crate::engine::{SessionInfo, Snapshot};
 use crate::obs::text;
 use crate::service::{Direction, JobState as State, JobStatus};
 use std::fmt::Write as _;
@@ -20,6 +20,22 @@ pub(super) fn memory(sizes: &Sizes, snapshot: &Snapshot) -> MemoryReply {
         huge_pages: snapshot.huge_pages,
         resident_bytes: resident_bytes().unwrap_or(0),
     }
+}
+
+/// What the paths of each session carry.
+pub(super) fn paths(snapshot: &Snapshot) -> Vec<PathRow> {
+    let row = |s: &SessionInfo| {
+        let lanes = snapshot.lanes.iter().filter(|l| l.session == s.index);
+        let paths = lanes.map(|l| l.status.path).filter(|p| p.mtu > 0);
+        let least = paths.clone().min_by_key(|p| p.mtu)?;
+        Some(PathRow {
+            peer: s.peer.clone(),
+            session: s.index,
+            mtu_max: paths.map(|p| p.mtu).max()?,
+            least,
+        })
+    };
+    snapshot.sessions.iter().filter_map(row).collect()
 }
 
 /// Resident memory of this process.

@@ -76,6 +76,8 @@ impl Plan {
         engine.port = config.node.port;
         engine.cores = cores(&config.node.cores)?;
         engine.mtu = config.node.mtu;
+        engine.mtu_discovery = config.node.mtu_discovery;
+        engine.ecn = config.node.ecn;
         engine.backend = match config.node.backend {
             Backend::Auto => BackendChoice::Auto,
             Backend::Udp => BackendChoice::Udp,
@@ -389,7 +391,7 @@ mod tests {
             .expect("saved");
         let other = Identity::from_secret(&[2; 32]).public();
         let config = dir.config(&format!(
-            "cores = 1\nport = 1234\nmtu = 9000\nbackend = \"udp\"\n[memory]\nbudget = \
+            "cores = 1\nport = 1234\nmtu = 9000\nmtu_discovery = false\necn = false\nbackend = \"udp\"\n[memory]\nbudget = \
              \"1GiB\"\n[session]\nlanes = 3\nlane_weights = [4, 1]\nkeepalive_s = 5\nlinger_us = 0\n[crypto]\nsuite = \
              \"aegis-256x2\"\nprovider = \"aws-lc\"\n[verify]\nlevel = \"full\"\n[cc]\nmode = \"fixed:1GB/s\"\n[fec]\nrepair \
              = 4\n[[peer]]\nname = \"b\"\nkey = \"{other}\"\nendpoint = \
@@ -401,6 +403,7 @@ mod tests {
             (e.port, e.mtu, e.lanes, e.repair_ahead),
             (1234, 9000, 3, Some(4))
         );
+        assert!(!e.mtu_discovery && !e.ecn);
         assert_eq!((e.backend, e.cores.len()), (BackendChoice::Udp, 1));
         assert_eq!(e.provider.map(|p| p.name()), Some("aws-lc"));
         assert_eq!(e.suite, SuiteChoice::Aegis256x2);

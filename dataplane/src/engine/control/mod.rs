@@ -1,6 +1,7 @@
 //! The control thread: handshakes, sessions coming and going, liveness. It touches no payload.
 
 mod open;
+mod route;
 
 use super::command::{CoreCommand, CoreEvent};
 use super::config::EngineConfig;
@@ -352,6 +353,7 @@ impl Control {
         for e in self.manager.on_timeout(now, &mut out) {
             self.on_manager(e);
         }
+        self.refresh_hints();
         let ours = self.cfg.identity.public().to_string();
         for w in self.waiters.extract_if(.., |w| w.deadline <= now) {
             let peer = self.cfg.peers.iter().find(|p| p.key == w.peer);

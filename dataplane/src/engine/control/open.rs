@@ -1,5 +1,6 @@
 //! A handshake has ended well: lanes for the session, and whoever waits for it gets it.
 
+use super::route;
 use super::{Control, Live, SessionEnds};
 use crate::base::Nanos;
 use crate::base::limits::FRAME_OVERHEAD;
@@ -12,7 +13,7 @@ use crate::obs::Counter;
 use crate::proto::manager::{Negotiated, Role};
 use crate::proto::{CcConfig, LaneTxConfig, Path, PathLane, RepairAhead};
 use crate::stage::{
-    CloseReason, LaneEnds, LaneParams, LaneShared, LaneStatus, SessionShared, open_lane,
+    CloseReason, LaneEnds, LaneParams, LaneShared, LaneStatus, PathConfig, SessionShared, open_lane,
 };
 use crate::verify::Level;
 use crate::wire::handshake::{Params, agreed_suite};
@@ -138,6 +139,7 @@ impl Control {
         let provider = Provider::for_suite(suite, self.provider).unwrap_or(self.provider);
         let sending = Direction::sending(e.role == Role::Initiator);
         let n = usize::from(e.negotiated.lanes);
+        let hint = route::symbol_len(e.remote_addr);
         let cc = CcConfig {
             kind: self.cfg.congestion,
             max_rate: None,
@@ -181,6 +183,11 @@ impl Control {
                         None => RepairAhead::Adaptive,
                     },
                     cc,
+                },
+                probing: PathConfig {
+                    search: self.cfg.mtu_discovery,
+                    hint,
+                    ecn: self.cfg.ecn,
                 },
                 path: Some(PathLane::new(path.clone(), lane)),
                 linger: self.cfg.linger,

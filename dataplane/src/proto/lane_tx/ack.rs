@@ -1,7 +1,7 @@
 //! What an acknowledgement means: completed slots, lost frames, owed symbols.
 
 use super::{AckOutcome, AckReject, LaneTx};
-use crate::base::limits::{MAX_DEFICITS, WINDOW_SLOTS};
+use crate::base::limits::{BASE_SYMBOL_LEN, MAX_DEFICITS, WINDOW_SLOTS};
 use crate::base::seq::class;
 use crate::base::{Bits96, Nanos};
 use crate::proto::path::LaneAck;
@@ -104,6 +104,7 @@ impl LaneTx {
                 // Complete sooner than the answer to its deficit could arrive: it needed none.
                 let m = &self.metas[c];
                 spurious |= m.rounds > 1 && now < m.round_sent_at.saturating_add(self.rtt.min());
+                self.note_large(c);
                 newly_complete(slot);
                 n += 1;
             }
@@ -191,8 +192,12 @@ impl LaneTx {
             }
             let m = &mut self.metas[c];
             let sent = Bits96::first(m.k as usize + m.repair_used as usize);
+            let held = m.have.len();
             m.have = report.map_or(Bits96::EMPTY, |r| r.have.and(sent));
             m.report_pn = Some(ack.largest_pn);
+            if m.have.len() > held {
+                self.note_large(c);
+            }
         }
     }
 
@@ -215,6 +220,14 @@ impl LaneTx {
             } else {
                 self.slot_timer = Some(self.slot_timer.map_or(due, |t| t.min(due)));
             }
+        }
+    }
+
+    /// More of the slot has arrived: if its symbols went in full-size frames, these pass.
+    fn note_large(&mut self, c: usize) {
+        let m = &self.metas[c];
+        if !m.in_parts && usize::from(m.symbol_len) > BASE_SYMBOL_LEN {
+            self.large_since = None;
         }
     }
 

@@ -22,9 +22,13 @@ use super::pacer::Pacer;
 use super::path::{Path, PathLane};
 use super::rtt::RttEstimator;
 use super::sent::SentLog;
-use crate::base::limits::{FRAME_OVERHEAD, MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, WINDOW_SLOTS};
+use crate::base::limits::{
+    BASE_SYMBOL_LEN, FRAME_OVERHEAD, MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, PART_HEAD_LEN,
+    WINDOW_SLOTS,
+};
 use crate::base::seq::class;
 use crate::base::{Bits96, Nanos};
+use crate::wire::part;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Meta {
@@ -42,6 +46,8 @@ struct Meta {
     round_sent_at: Nanos,
     rounds: u32,
     probe_cursor: u8,
+    /// Some of its symbols went in parts: what arrives of it proves nothing about full frames.
+    in_parts: bool,
 }
 
 impl Meta {
@@ -109,6 +115,10 @@ pub struct LaneTx {
     pto_base: Nanos,
     ping_owed: bool,
     slot_timer: Option<Nanos>,
+    /// Bytes that one frame may carry; longer symbols go in parts.
+    room: u16,
+    /// Since when frames longer than the base size have gone without any sign that one arrived.
+    large_since: Option<Nanos>,
     stats: LaneTxStats,
 }
 
@@ -148,6 +158,8 @@ impl LaneTx {
             pto_base: 0,
             ping_owed: false,
             slot_timer: None,
+            room: u16::MAX,
+            large_since: None,
             stats: LaneTxStats::default(),
         }
     }
@@ -315,9 +327,42 @@ impl LaneTx {
         }
     }
 
+    /// Bytes on the wire that one symbol of a slot takes.
     fn frame_len(&self, slot: u64) -> u64 {
-        let m = &self.metas[class(slot, WINDOW_SLOTS)];
-        u64::from(m.symbol_len) + FRAME_OVERHEAD as u64
+        let len = usize::from(self.metas[class(slot, WINDOW_SLOTS)].symbol_len);
+        let bytes = match part::parts_for(len, usize::from(self.room)) {
+            1 => len + FRAME_OVERHEAD,
+            parts => len + parts * (PART_HEAD_LEN + FRAME_OVERHEAD),
+        };
+        bytes as u64
+    }
+
+    /// From now on a frame carries at most `room` bytes (at least the base size, or every symbol is
+    /// shorter than that); longer symbols go in parts.
+    pub fn set_room(&mut self, room: u16) {
+        self.room = room;
+        self.grant.frames = 0;
+    }
+
+    /// Since when full-size frames, longer than the base size, have gone without any sign that one
+    /// arrived; `None` while there is no such doubt.
+    pub fn large_since(&self) -> Option<Nanos> {
+        self.large_since
+    }
+
+    /// That doubt is settled: the size was confirmed otherwise, or is not used any more.
+    pub fn clear_large(&mut self) {
+        self.large_since = None;
+    }
+
+    /// What is out is lost because of its size, which has just been changed: asks for answers at
+    /// once instead of after the backoff that the silence led to.
+    pub fn on_black_hole(&mut self, now: Nanos) {
+        self.large_since = None;
+        self.grant.frames = 0;
+        self.pto_count = 0;
+        self.pto_base = now;
+        self.probes = 2;
     }
 
     /// A slot may complete before all of its repair symbols sent ahead have left.
@@ -398,22 +443,37 @@ impl LaneTx {
         } else {
             0
         };
+        let c = class(slot, WINDOW_SLOTS);
+        let symbol_len = self.metas[c].symbol_len;
+        let parts = part::parts_for(usize::from(symbol_len), usize::from(self.room)) as u64;
         let path = &self.path;
         let pn = self
             .log
-            .on_sent(now, len, granularity, idle, || path.mark());
+            .on_sent(now, len / parts, granularity, idle, || path.mark());
+        let mut last = pn;
+        for n in 1..parts {
+            let rest = if n + 1 == parts { len % parts } else { 0 };
+            last = self
+                .log
+                .on_sent(now, len / parts + rest, granularity, false, || path.mark());
+        }
         self.pacer.on_sent(len);
+        if parts > 1 {
+            self.metas[c].in_parts = true;
+        } else if usize::from(symbol_len) > BASE_SYMBOL_LEN && self.large_since.is_none() {
+            self.large_since = Some(now);
+        }
         match kind {
             SymbolKind::First => self.stats.first += 1,
             SymbolKind::Repair => self.stats.repair += 1,
             SymbolKind::Resent => self.stats.resent += 1,
         }
-        let m = &mut self.metas[class(slot, WINDOW_SLOTS)];
+        let m = &mut self.metas[c];
         if round_ends {
-            m.round_last_pn = pn;
+            m.round_last_pn = last;
             m.round_sent_at = now;
             m.rounds = m.rounds.saturating_add(1);
-            m.report_pn = m.report_pn.filter(|&r| r >= pn);
+            m.report_pn = m.report_pn.filter(|&r| r >= last);
         }
         TxSymbol {
             slot,
@@ -421,6 +481,7 @@ impl LaneTx {
             k: m.k,
             symbol_len: m.symbol_len,
             pn,
+            parts: parts as u8,
             kind,
         }
     }

@@ -416,3 +416,100 @@ fn grants_keep_to_the_peers_limit_and_to_the_pace() {
         assert_eq!(order.len() as u64 * 1448, sent);
     }
 }
+
+#[test]
+fn symbols_longer_than_a_frame_take_several_packet_numbers() {
+    let (mut t, mut now) = (tx(), 0);
+    t.set_room(1152);
+    assert!(t.push_slot(0, 4, 1408) && t.push_slot(1, 4, 1152));
+    let out = drain(&mut t, &mut now);
+    let seen: Vec<_> = out.iter().map(|s| (s.slot, s.pn, s.parts)).collect();
+    let want: Vec<_> = (0..4)
+        .map(|i| (0, 2 * i, 2))
+        .chain((0..4).map(|i| (1, 8 + i, 1)))
+        .collect();
+    assert_eq!(seen, want);
+    // Frames of the base size and parts cast no doubt on the path.
+    assert_eq!(t.large_since(), None);
+    let ack = Ack {
+        largest_pn: 11,
+        received: 12,
+        base: 2,
+        credit: 98,
+        inflight_limit: 1 << 20,
+        ..Ack::default()
+    };
+    assert_eq!(t.on_ack(now, &ack, |_| ()).rejected, None);
+    assert_eq!(t.in_flight(), 0);
+}
+
+#[test]
+fn full_size_frames_without_any_answer_raise_a_doubt_and_an_answer_settles_it() {
+    let (mut t, mut now) = (tx(), 5);
+    assert!(t.push_slot(0, 4, 1408) && t.push_slot(1, 4, 1408));
+    drain(&mut t, &mut now);
+    assert_eq!(t.large_since(), Some(5));
+    let mut ack = Ack {
+        largest_pn: 0,
+        received: 1,
+        credit: 96,
+        inflight_limit: 1 << 20,
+        ..Ack::default()
+    };
+    // Nothing of it is held: that a frame arrived may be a probe's doing.
+    t.on_ack(now, &ack, |_| ());
+    assert_eq!(t.large_since(), Some(5));
+    (ack.largest_pn, ack.received) = (3, 2);
+    ack.push_report(Report {
+        offset: 0,
+        deficit: 2,
+        have: Bits96::first(2),
+    });
+    t.on_ack(now, &ack, |_| ());
+    assert_eq!(t.large_since(), None);
+}
+
+#[test]
+fn a_receiver_puts_parts_together_and_reports_whole_symbols_only() {
+    use crate::wire::PartHead;
+    let mut r = rx();
+    let part = |part, parts| PartHead {
+        symbol_len: 1408,
+        part,
+        parts,
+    };
+    let first = Admit::Store {
+        slot: 0,
+        first: true,
+    };
+    assert_eq!(r.admit(0, 1, 2, 1408), first);
+    let put = |r: &mut LaneRx, symbol, p, pn| r.part_stored(1000, 0, (symbol, 2), p, pn);
+    assert_eq!(put(&mut r, 1, part(1, 2), 0), Progress::Partial);
+    // The slot has begun, but holds no symbol.
+    assert_eq!((r.pending(), r.slot_have(0).len()), (1, 0));
+    assert_eq!(r.build_ack(1000, 0, 0).reports(), []);
+    let next = Admit::Store {
+        slot: 0,
+        first: false,
+    };
+    assert_eq!(r.admit(0, 1, 2, 1408), next);
+    assert_eq!(r.admit(0, 1, 2, 1152), Admit::Inconsistent);
+    assert_eq!(put(&mut r, 1, part(0, 2), 1), Progress::Partial);
+    assert_eq!(
+        r.slot_have(0),
+        [1].into_iter().fold(Bits96::EMPTY, |mut s, i| {
+            s.insert(i);
+            s
+        })
+    );
+    // A forged frame in its place takes what was there of repair symbol 0; it comes again.
+    assert_eq!(put(&mut r, 2, part(1, 3), 2), Progress::Partial);
+    r.spoiled(0, 2);
+    // Repair symbol 0 completes the slot.
+    assert_eq!(put(&mut r, 2, part(0, 3), 3), Progress::Partial);
+    assert_eq!(put(&mut r, 2, part(2, 3), 4), Progress::Partial);
+    assert_eq!(put(&mut r, 2, part(2, 3), 5), Progress::Partial);
+    assert_eq!(put(&mut r, 2, part(1, 3), 6), Progress::NeedsDecode);
+    assert_eq!((r.base(), r.received(), r.pending()), (1, 7, 0));
+    assert_eq!(put(&mut r, 0, part(0, 2), 7), Progress::Duplicate);
+}

@@ -13,12 +13,17 @@ const PEER_DELAY_NS: (Nanos, Nanos) = (2 * ACK_DELAY_NS, ACK_QUIET_NS + ACK_DELA
 
 impl LaneTx {
     fn pto(&self) -> Nanos {
-        let pto = self.rtt.pto(match self.in_slot() {
-            false => PEER_DELAY_NS.0,
-            true => PEER_DELAY_NS.1,
-        });
+        let pto = self.base_pto();
         pto.saturating_mul(1 << self.pto_count.min(20))
             .min(MAX_PTO_NS.max(pto))
+    }
+
+    /// The probe timeout without backoff, nanoseconds.
+    pub fn base_pto(&self) -> Nanos {
+        self.rtt.pto(match self.in_slot() {
+            false => PEER_DELAY_NS.0,
+            true => PEER_DELAY_NS.1,
+        })
     }
 
     pub(super) fn loss_delay(&self) -> Nanos {

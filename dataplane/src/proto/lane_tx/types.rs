@@ -50,8 +50,11 @@ pub struct TxSymbol {
     pub k: u8,
     /// Bytes of each symbol.
     pub symbol_len: u16,
-    /// Packet number, never used before.
+    /// Packet number, never used before; of the first part where there are several.
     pub pn: u64,
+    /// Frames that it takes, with packet numbers from `pn` on: more than one where it is longer than
+    /// a frame may be.
+    pub parts: u8,
     /// Why it is sent.
     pub kind: SymbolKind,
 }
