@@ -197,7 +197,10 @@ pub fn observed(mut figures: Figures, sides: [SideReport; 2]) -> Figures {
         if node.side == "send" {
             let count = |name: &str| node.counters.get(name).copied().unwrap_or(0) as f64;
             let resent = count("tx_symbols_resent") / count("tx_symbols_first");
-            figures = figures.and("resent_share", resent);
+            figures = figures.and("resent_share", resent).and(
+                "repair_share",
+                count("tx_symbols_repair") / count("tx_symbols_first"),
+            );
         }
         figures.curves.extend(node.curves.iter().cloned());
         figures.series.extend(node.series.clone());
