@@ -215,7 +215,8 @@ fn black_hole(v6: bool, hidden: bool, backend: BackendChoice) {
             assert!(tx.slot_capacity() <= 64 * 1408);
         }
     });
-    let path = p.await_path("settled", |p| p.state == PmtuState::Complete);
+    let settled = |p: &PathStatus| p.black_holes > 0 && p.state == PmtuState::Complete;
+    let path = p.await_path("settled again", settled);
     assert_eq!((path.symbol_len, path.black_holes), (1280, 1), "{path:?}");
     // What was cut for longer frames went in parts.
     assert!(p.counter(false, Counter::TxSymbolParts) > 0);
@@ -270,7 +271,9 @@ fn a_router_that_clears_marks_is_noticed_and_no_more_are_sent() {
         lab.treat(Treatment::Bleach).expect("the program");
         let p = pair(&lab, v6, |b| b);
         p.transfer(40, |_, _| ());
-        let ecn = p.path().ecn;
+        let ecn = p
+            .await_path("cleared marks", |p| p.ecn.state != EcnState::Off)
+            .ecn;
         assert_eq!((ecn.state, ecn.sent), (EcnState::Bleached, 10), "v6 {v6}");
         assert_eq!(p.counter(false, Counter::EcnFailures), 1);
     }
