@@ -341,7 +341,7 @@ pub struct Paths {
     #[arg(long, default_value = "auto", value_parser = ["auto", "udp", "io_uring"])]
     pub backend: String,
     /// Cipher suite of CTP-96; QUIC has AES-256-GCM, TCP none.
-    #[arg(long, default_value = "aes-256-gcm", value_parser = ["auto", "aes-256-gcm", "aegis-256x2", "aegis-256"])]
+    #[arg(long, default_value = "auto", value_parser = ["auto", "aes-256-gcm", "aegis-256x2", "aegis-256"])]
     pub suite: String,
     /// Decides which frames are lost; each round takes the next.
     #[arg(long, default_value_t = 1)]
@@ -369,7 +369,7 @@ impl Default for Paths {
             queue_min: 192 << 10,
             mtu: 1500,
             backend: "auto".to_owned(),
-            suite: "aes-256-gcm".to_owned(),
+            suite: "auto".to_owned(),
             seed: 1,
             frames: 16_384,
             emulator_core: None,
