@@ -8,6 +8,7 @@
 //! the reference: the tests compare the two, and so does the calibration at every start.
 
 pub(super) mod plain;
+pub(super) mod wide;
 
 use crate::base::limits::TAG_LEN;
 use std::arch::x86_64::{
