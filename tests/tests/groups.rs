@@ -7,6 +7,7 @@ use ctp96::backend::sim::{Link, SimBackend, SimNet};
 use ctp96::base::limits::HEADER_LEN;
 use ctp96::crypto::{Provider, SealKey};
 use ctp96::obs::Counter;
+use ctp96::stage::PathConfig;
 use ctp96::wire::{FrameKind, Header};
 use std::net::SocketAddr;
 use tests::rig::{A, B, Capture, Damage, Flow, Rig, Setup};
@@ -279,6 +280,11 @@ fn groups_survive_loss_and_short_pools() {
             provider: Provider::Aegis256,
             symbol_len,
             seed,
+            // While the path carries less than a symbol, that goes in parts, which are no group.
+            path: PathConfig {
+                search: false,
+                ..PathConfig::default()
+            },
             ..Setup::default()
         };
         let net = SimNet::new(seed, Link::default());
