@@ -107,26 +107,35 @@ fn cipher(c: &mut Criterion) {
         });
         assert_eq!(out, plain, "opened bytes");
     }
-    // Two frames a call.
-    group.throughput(Throughput::Bytes(2 * SYMBOL as u64));
+    group.finish();
+    cipher_at_once::<2>(c, &plain);
+    cipher_at_once::<4>(c, &plain);
+}
+
+/// Several frames a call.
+fn cipher_at_once<const N: usize>(c: &mut Criterion, plain: &[u8]) {
+    let mut group = c.benchmark_group("aead");
+    group.throughput(Throughput::Bytes((N * SYMBOL) as u64));
     let p = Provider::Aegis256;
     let (key, opener) = (SealKey::new(p, &[7; 32]), OpenKey::new(p, &[7; 32]));
-    let mut sealed = [vec![0; SYMBOL + 16], vec![0; SYMBOL + 16]];
-    group.bench_function(format!("seal pair {p}"), |b| {
+    let nonces: [[u8; 12]; N] = std::array::from_fn(|i| [i as u8; 12]);
+    let mut sealed: [Vec<u8>; N] = std::array::from_fn(|_| vec![0; SYMBOL + 16]);
+    group.bench_function(format!("seal {p}, {N} at once"), |b| {
         b.iter(|| {
-            let plains = [&black_box(&plain)[..]; 2];
-            let [x, y] = &mut sealed;
-            key.seal_pair([&[0; 12], &[1; 12]], [&[0; 24]; 2], plains, [x, y])
+            let plains = [black_box(plain); N];
+            let outs = sealed.each_mut().map(|s| &mut s[..]);
+            key.seal_group(nonces.each_ref(), [&[0; 24]; N], plains, outs)
         })
     });
-    let mut outs = [vec![0; SYMBOL], vec![0; SYMBOL]];
-    group.bench_function(format!("open pair {p}"), |b| {
+    let mut outs: [Vec<u8>; N] = std::array::from_fn(|_| vec![0; SYMBOL]);
+    group.bench_function(format!("open {p}, {N} at once"), |b| {
         b.iter(|| {
-            let ([s, t], [x, y]) = (black_box(&mut sealed), &mut outs);
-            opener.open_pair([&[0; 12], &[1; 12]], [&[0; 24]; 2], [s, t], [x, y])
+            let sealed = black_box(&mut sealed).each_mut().map(|s| &mut s[..]);
+            let outs = outs.each_mut().map(|o| &mut o[..]);
+            opener.open_group(nonces.each_ref(), [&[0; 24]; N], sealed, outs)
         })
     });
-    assert_eq!(outs, [&plain[..]; 2], "opened bytes");
+    assert!(outs.iter().all(|o| o == plain), "opened bytes");
     group.finish();
 }
 

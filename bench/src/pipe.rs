@@ -162,37 +162,61 @@ pub fn run(plan: &Plan, progress: impl Fn(&str)) -> Result<Report> {
 /// How long a bare call is measured.
 const BARE: Duration = Duration::from_millis(300);
 
+/// As many frames a call as lanes take.
 fn bare_seal(provider: Provider, len: usize, core: usize) -> Result<f64> {
     pin(core)?;
     let key = SealKey::new(provider, &[7; 32]);
+    match key.group() {
+        4 => bare_seal_of::<4>(&key, len),
+        2 => bare_seal_of::<2>(&key, len),
+        _ => bare_seal_of::<1>(&key, len),
+    }
+}
+
+fn bare_seal_of<const N: usize>(key: &SealKey, len: usize) -> Result<f64> {
     let plain = vec![3; len];
-    let mut outs = [vec![0; len + 16], vec![0; len + 16]];
-    // Two frames a call, as lanes do it where that helps; else this is two calls.
-    timed(2 * len, |n| {
-        let nonces = [nonce(2 * n), nonce(2 * n + 1)];
-        let [a, b] = &mut outs;
-        let [a, b] = key.seal_pair(nonces.each_ref(), [&[0; 24]; 2], [&plain; 2], [a, b]);
-        a.and(b).map_err(|e| e.to_string().into())
+    let mut outs: [Vec<u8>; N] = std::array::from_fn(|_| vec![0; len + 16]);
+    timed(N * len, |n| {
+        let nonces: [[u8; 12]; N] = std::array::from_fn(|i| nonce(N as u64 * n + i as u64));
+        let outs = outs.each_mut().map(|out| &mut out[..]);
+        for sealed in key.seal_group(nonces.each_ref(), [&[0; 24]; N], [&plain; N], outs) {
+            sealed?;
+        }
+        Ok(())
     })
 }
 
+/// As many frames a call as lanes take.
 fn bare_open(provider: Provider, len: usize, core: usize) -> Result<f64> {
     pin(core)?;
     let key = SealKey::new(provider, &[7; 32]);
     let opener = OpenKey::new(provider, &[7; 32]);
     let mut sealed = vec![0; len + 16];
     key.seal(&nonce(0), &[0; 24], &vec![3; len], &mut sealed)?;
-    let mut frames = [sealed.clone(), sealed.clone()];
-    let mut outs = [vec![0; len], vec![0; len]];
-    timed(2 * len, |_| {
+    match opener.group() {
+        4 => bare_open_of::<4>(&opener, &sealed),
+        2 => bare_open_of::<2>(&opener, &sealed),
+        _ => bare_open_of::<1>(&opener, &sealed),
+    }
+}
+
+fn bare_open_of<const N: usize>(opener: &OpenKey, sealed: &[u8]) -> Result<f64> {
+    let len = sealed.len() - 16;
+    let mut frames: [Vec<u8>; N] = std::array::from_fn(|_| sealed.to_vec());
+    let mut outs: [Vec<u8>; N] = std::array::from_fn(|_| vec![0; len]);
+    timed(N * len, |_| {
         // Some providers open in place, so each call needs the ciphertext anew; the copy is from
         // and to the first-level cache and is part of what a receiver pays anyway.
-        let ([f, g], [a, b]) = (&mut frames, &mut outs);
-        f.copy_from_slice(&sealed);
-        g.copy_from_slice(&sealed);
+        for frame in &mut frames {
+            frame.copy_from_slice(sealed);
+        }
+        let frames = frames.each_mut().map(|frame| &mut frame[..]);
+        let outs = outs.each_mut().map(|out| &mut out[..]);
         let zero = nonce(0);
-        let [a, b] = opener.open_pair([&zero; 2], [&[0; 24]; 2], [f, g], [a, b]);
-        a.and(b).map_err(|e| e.to_string().into())
+        for opened in opener.open_group([&zero; N], [&[0; 24]; N], frames, outs) {
+            opened?;
+        }
+        Ok(())
     })
 }
 

@@ -57,19 +57,57 @@ pub fn encryption<'a>(sizes: &[usize], core: usize, seconds: f64) -> Vec<Spec<'a
             ];
             let run = move |_: bool| aead(p, len, core, seconds);
             specs.push(Spec::new(&params, run).group(group.as_str()));
+            // The row above is as lanes do it; these are what they gain by it.
+            for fewer in [1, 2] {
+                if fewer < SealKey::new(p, &[7; 32]).group() {
+                    let name = format!("{}, {fewer} at once", p.name());
+                    let params = [
+                        ("suite", suite_name(p)),
+                        ("provider", name.as_str()),
+                        ("frame", &bytes),
+                    ];
+                    let run = move |_: bool| aead_at_once(p, fewer, len, core, seconds);
+                    specs.push(Spec::new(&params, run).group(group.as_str()));
+                }
+            }
         }
     }
     specs
 }
 
-/// Seals and opens frames of `len` bytes with the bare provider.
+/// Seals and opens frames of `len` bytes with the bare provider, as many at once as lanes do.
 pub fn aead(provider: Provider, len: usize, core: usize, seconds: f64) -> Outcome {
-    let seal = seal_rate(provider, len, core, seconds / 2.0)?;
-    let open = open_rate(provider, len, core, seconds / 2.0)?;
+    let at_once = SealKey::new(provider, &[7; 32]).group();
+    aead_at_once(provider, at_once, len, core, seconds)
+}
+
+/// As [`aead`], with the number of frames that are handed over at once.
+pub fn aead_at_once(
+    provider: Provider,
+    at_once: usize,
+    len: usize,
+    core: usize,
+    seconds: f64,
+) -> Outcome {
+    let (seal, open) = match at_once {
+        4 => rates::<4>(provider, len, core, seconds)?,
+        2 => rates::<2>(provider, len, core, seconds)?,
+        _ => rates::<1>(provider, len, core, seconds)?,
+    };
     let slower = seal.min(open);
     Ok(Figures::of("seal_gb_per_s", seal)
         .and("open_gb_per_s", open)
         .and("gb_per_s", slower))
+}
+
+fn rates<const N: usize>(
+    provider: Provider,
+    len: usize,
+    core: usize,
+    seconds: f64,
+) -> Result<(f64, f64)> {
+    let seal = seal_rate_of::<N>(provider, len, core, seconds / 2.0)?;
+    Ok((seal, open_rate_of::<N>(provider, len, core, seconds / 2.0)?))
 }
 
 fn nonce(n: u64) -> [u8; 12] {
@@ -78,23 +116,36 @@ fn nonce(n: u64) -> [u8; 12] {
     nonce
 }
 
-/// GB/s of sealing from a working set that fits the cache, two frames a call as lanes do it where
-/// that helps.
+/// GB/s of sealing from a working set that fits the cache, as many frames a call as lanes take.
 pub fn seal_rate(provider: Provider, len: usize, core: usize, seconds: f64) -> Result<f64> {
+    match SealKey::new(provider, &[7; 32]).group() {
+        4 => seal_rate_of::<4>(provider, len, core, seconds),
+        2 => seal_rate_of::<2>(provider, len, core, seconds),
+        _ => seal_rate_of::<1>(provider, len, core, seconds),
+    }
+}
+
+fn seal_rate_of<const N: usize>(
+    provider: Provider,
+    len: usize,
+    core: usize,
+    seconds: f64,
+) -> Result<f64> {
     pin(core)?;
     let key = SealKey::new(provider, &[7; 32]);
     let plain = vec![3; len];
-    let mut outs = [vec![0; len + 16], vec![0; len + 16]];
+    let mut outs: [Vec<u8>; N] = std::array::from_fn(|_| vec![0; len + 16]);
     let mut n = 0;
     let bytes = rate(seconds, || {
-        for _ in 0..32 {
-            let nonces = [nonce(n), nonce(n + 1)];
-            let [a, b] = &mut outs;
-            let [a, b] = key.seal_pair(nonces.each_ref(), [&[0; 24]; 2], [&plain; 2], [a, b]);
-            a.and(b)?;
-            n += 2;
+        for _ in 0..64 / N {
+            let nonces: [[u8; 12]; N] = std::array::from_fn(|i| nonce(n + i as u64));
+            let outs = outs.each_mut().map(|out| &mut out[..]);
+            for sealed in key.seal_group(nonces.each_ref(), [&[0; 24]; N], [&plain; N], outs) {
+                sealed?;
+            }
+            n += N as u64;
         }
-        Ok((64 * len) as f64)
+        Ok((64 / N * N * len) as f64)
     })?;
     black_box(&outs);
     Ok(bytes / GIGA)
@@ -102,24 +153,40 @@ pub fn seal_rate(provider: Provider, len: usize, core: usize, seconds: f64) -> R
 
 /// GB/s of opening, the copy of the ciphertext to where it is opened included.
 pub fn open_rate(provider: Provider, len: usize, core: usize, seconds: f64) -> Result<f64> {
+    match OpenKey::new(provider, &[7; 32]).group() {
+        4 => open_rate_of::<4>(provider, len, core, seconds),
+        2 => open_rate_of::<2>(provider, len, core, seconds),
+        _ => open_rate_of::<1>(provider, len, core, seconds),
+    }
+}
+
+fn open_rate_of<const N: usize>(
+    provider: Provider,
+    len: usize,
+    core: usize,
+    seconds: f64,
+) -> Result<f64> {
     pin(core)?;
     let key = SealKey::new(provider, &[7; 32]);
     let opener = OpenKey::new(provider, &[7; 32]);
     let mut sealed = vec![0; len + 16];
     key.seal(&nonce(0), &[0; 24], &vec![3; len], &mut sealed)?;
-    let mut frames = [sealed.clone(), sealed.clone()];
-    let mut outs = [vec![0; len], vec![0; len]];
+    let mut frames: [Vec<u8>; N] = std::array::from_fn(|_| sealed.clone());
+    let mut outs: [Vec<u8>; N] = std::array::from_fn(|_| vec![0; len]);
     let bytes = rate(seconds, || {
-        for _ in 0..32 {
+        for _ in 0..64 / N {
             // Some providers open in place, so each call needs the ciphertext anew.
-            let ([f, g], [a, b]) = (&mut frames, &mut outs);
-            f.copy_from_slice(&sealed);
-            g.copy_from_slice(&sealed);
+            for frame in &mut frames {
+                frame.copy_from_slice(&sealed);
+            }
+            let frames = frames.each_mut().map(|frame| &mut frame[..]);
+            let outs = outs.each_mut().map(|out| &mut out[..]);
             let zero = nonce(0);
-            let [a, b] = opener.open_pair([&zero; 2], [&[0; 24]; 2], [f, g], [a, b]);
-            a.and(b)?;
+            for opened in opener.open_group([&zero; N], [&[0; 24]; N], frames, outs) {
+                opened?;
+            }
         }
-        Ok((64 * len) as f64)
+        Ok((64 / N * N * len) as f64)
     })?;
     Ok(bytes / GIGA)
 }

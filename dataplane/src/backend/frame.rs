@@ -189,10 +189,15 @@ impl Burst {
 
     /// The datagrams in the order in which they came, each to be read or decrypted in place.
     pub fn segments_mut(&mut self) -> std::slice::ChunksMut<'_, u8> {
+        let segment = self.segment as usize;
+        self.bytes_mut().chunks_mut(segment)
+    }
+
+    /// The datagrams one behind the other: each [`segment_len`](Self::segment_len) begins one.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: `Burst::new`'s caller promised the bytes to this handle, and `&mut self` makes
         // this the only slice of them.
-        let all = unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len as usize) };
-        all.chunks_mut(self.segment as usize)
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len as usize) }
     }
 }
 

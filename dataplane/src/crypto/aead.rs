@@ -7,8 +7,8 @@
 //! `aes-gcm` do that in the cipher pass itself, `ring` copies and then works in place while the
 //! bytes are hot.
 //!
-//! Two frames may be handed over at once. AEGIS-256 gains by that where a CPU has one AES unit and no
-//! wide AES instructions; the others take one after the other.
+//! Up to [`MAX_GROUP`] frames may be handed over at once. AEGIS-256 gains by that, as far as the
+//! instructions of the CPU go; the others take one after the other.
 //!
 //! Keys are boxed: moving one leaves no copy of its schedule behind, and [`SealKey::rekey`] replaces
 //! a key without allocation.
@@ -34,6 +34,8 @@ use std::str::FromStr;
 pub const KEY_LEN: usize = 32;
 /// Nonce of every suite, bytes.
 pub const NONCE_LEN: usize = 12;
+/// Most messages that are sealed or opened at once.
+pub const MAX_GROUP: usize = 4;
 
 /// An implementation of a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +48,7 @@ pub enum Provider {
     AesGcm,
     /// AEGIS-256X2, another suite than the others': our kernel or libaegis; out of place.
     Aegis256x2,
-    /// AEGIS-256, a third suite: our kernel, which pairs frames, or libaegis; out of place.
+    /// AEGIS-256, a third suite: our kernel, which takes several frames at once, or libaegis; out of place.
     Aegis256,
 }
 
@@ -161,8 +163,11 @@ impl Cipher {
         }
     }
 
-    fn pairs(&self) -> bool {
-        matches!(self, Cipher::Aegis256(k) if k.pairs())
+    fn group(&self) -> usize {
+        match self {
+            Cipher::Aegis256(k) => k.group(),
+            _ => 1,
+        }
     }
 }
 
@@ -217,34 +222,34 @@ impl SealKey {
         }
     }
 
-    /// Whether [`seal_pair`](Self::seal_pair) is less work than two calls of [`seal`](Self::seal).
-    pub fn pairs(&self) -> bool {
-        self.0.pairs()
+    /// How many messages at once are the least work for each, up to [`MAX_GROUP`]; 1 where
+    /// [`seal_group`](Self::seal_group) gains nothing over calls of [`seal`](Self::seal).
+    pub fn group(&self) -> usize {
+        self.0.group()
     }
 
-    /// [`seal`](Self::seal) for two messages at once, which may differ in everything but the key.
+    /// [`seal`](Self::seal) for several messages at once, which may differ in everything but the key.
     ///
     /// # Errors
-    /// For each message as for `seal`; neither depends on the other's.
+    /// For each message as for `seal`; none depends on another's.
     #[inline]
-    pub fn seal_pair(
+    pub fn seal_group<const N: usize>(
         &self,
-        nonces: [&[u8; NONCE_LEN]; 2],
-        aads: [&[u8]; 2],
-        plains: [&[u8]; 2],
-        outs: [&mut [u8]; 2],
-    ) -> [Result<(), AeadError>; 2] {
-        let [a, b] = outs;
+        nonces: [&[u8; NONCE_LEN]; N],
+        aads: [&[u8]; N],
+        plains: [&[u8]; N],
+        mut outs: [&mut [u8]; N],
+    ) -> [Result<(), AeadError>; N] {
         if let Cipher::Aegis256(k) = &self.0
-            && k.seal_pair(nonces, aads, plains, [&mut *a, &mut *b])
-                .is_some()
+            && k.seal_group(&nonces, &aads, &plains, &mut outs).is_some()
         {
-            return [Ok(()), Ok(())];
+            return [Ok(()); N];
         }
-        [
-            self.seal(nonces[0], aads[0], plains[0], a),
-            self.seal(nonces[1], aads[1], plains[1], b),
-        ]
+        let mut results = [Ok(()); N];
+        for (i, out) in outs.into_iter().enumerate() {
+            results[i] = self.seal(nonces[i], aads[i], plains[i], out);
+        }
+        results
     }
 }
 
@@ -309,38 +314,40 @@ impl OpenKey {
         }
     }
 
-    /// Whether [`open_pair`](Self::open_pair) is less work than two calls of [`open`](Self::open).
-    pub fn pairs(&self) -> bool {
-        self.0.pairs()
+    /// How many messages at once are the least work for each, as for [`SealKey::group`].
+    pub fn group(&self) -> usize {
+        self.0.group()
     }
 
-    /// [`open`](Self::open) for two messages at once, which may differ in everything but the key.
+    /// [`open`](Self::open) for several messages at once, which may differ in everything but the key.
     ///
     /// # Errors
-    /// For each message as for `open`; neither depends on the other's.
+    /// For each message as for `open`; none depends on another's.
     #[inline]
-    pub fn open_pair(
+    pub fn open_group<const N: usize>(
         &self,
-        nonces: [&[u8; NONCE_LEN]; 2],
-        aads: [&[u8]; 2],
-        sealed: [&mut [u8]; 2],
-        outs: [&mut [u8]; 2],
-    ) -> [Result<(), AeadError>; 2] {
-        let ([s, t], [a, b]) = (sealed, outs);
+        nonces: [&[u8; NONCE_LEN]; N],
+        aads: [&[u8]; N],
+        sealed: [&mut [u8]; N],
+        mut outs: [&mut [u8]; N],
+    ) -> [Result<(), AeadError>; N] {
+        let mut results = [Ok(()); N];
         if let Cipher::Aegis256(k) = &self.0
-            && let Some(opened) = k.open_pair(nonces, aads, [&*s, &*t], [&mut *a, &mut *b])
+            && let Some(opened) =
+                k.open_group(&nonces, &aads, &sealed.each_ref().map(|s| &**s), &mut outs)
         {
-            for (opened, out) in opened.iter().zip([a, b]) {
+            for ((result, opened), out) in results.iter_mut().zip(opened).zip(outs) {
+                *result = opened;
                 if opened.is_err() {
                     out.fill(0);
                 }
             }
-            return opened;
+            return results;
         }
-        [
-            self.open(nonces[0], aads[0], s, a),
-            self.open(nonces[1], aads[1], t, b),
-        ]
+        for (i, (sealed, out)) in sealed.into_iter().zip(outs).enumerate() {
+            results[i] = self.open(nonces[i], aads[i], sealed, out);
+        }
+        results
     }
 }
 

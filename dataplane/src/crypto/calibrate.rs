@@ -1,7 +1,7 @@
 //! Which AES-256-GCM provider is fastest on the running CPU, for the symbols of this node, and how
 //! fast AEGIS-256X2 and AEGIS-256 are beside it.
 
-use super::aead::{OpenKey, Provider, SealKey, aegis256, aegis256x2};
+use super::aead::{MAX_GROUP, OpenKey, Provider, SealKey, aegis256, aegis256x2};
 use crate::base::limits::{FRAME_OVERHEAD, HEADER_LEN, MAX_SYMBOL_LEN, SYMBOL_ALIGN};
 use crate::wire::handshake::{SUITE_AEGIS_256, SUITE_AEGIS_256X2, SUITE_AES_256_GCM};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub struct Calibration {
     pub speeds: [Speed; Provider::ALL.len()],
     /// AEGIS-256X2.
     pub aegis_256x2: Speed,
-    /// AEGIS-256, two symbols at once where that is how frames are sealed here.
+    /// AEGIS-256, as many symbols at once as lanes take on this CPU.
     pub aegis_256: Speed,
 }
 
@@ -189,6 +189,68 @@ fn nonce(symbol: usize) -> [u8; 12] {
     nonce
 }
 
+/// Whether symbols that are sealed `N` at once come out as `reference`, whatever place they have.
+fn groups_are_right<const N: usize>(
+    sealer: &SealKey,
+    plain: &[u8],
+    frames: &mut [u8],
+    reference: &[u8],
+) -> bool {
+    (0..N).all(|at| {
+        let nonces: [[u8; 12]; N] = std::array::from_fn(|i| nonce(usize::from(i != at)));
+        frames.fill(0);
+        let mut places = frames.chunks_exact_mut(reference.len());
+        // A batch has room for seven frames at every symbol length.
+        let outs: [&mut [u8]; N] = std::array::from_fn(|_| places.next().unwrap_or_default());
+        let sealed = sealer.seal_group(nonces.each_ref(), [&AAD; N], [plain; N], outs);
+        let frame = frames.chunks_exact(reference.len()).nth(at);
+        sealed.iter().all(Result::is_ok) && frame == Some(reference)
+    })
+}
+
+/// Seals the first `N` symbols of `plain`, the batch's from `at` on, to the first frames of `frames`.
+fn seal_some<const N: usize>(
+    sealer: &SealKey,
+    at: usize,
+    len: usize,
+    plain: &[u8],
+    frames: &mut [u8],
+) -> bool {
+    let nonces: [[u8; 12]; N] = std::array::from_fn(|i| nonce(at + i));
+    let mut frames = frames.chunks_mut(len + FRAME_OVERHEAD);
+    let outs: [&mut [u8]; N] = std::array::from_fn(|_| {
+        frames
+            .next()
+            .map(|f| &mut f[HEADER_LEN..])
+            .unwrap_or_default()
+    });
+    let plains = std::array::from_fn(|i| &plain[i * len..(i + 1) * len]);
+    let sealed = sealer.seal_group(nonces.each_ref(), [&AAD; N], plains, outs);
+    sealed.iter().all(Result::is_ok)
+}
+
+/// The other way round.
+fn open_some<const N: usize>(
+    opener: &OpenKey,
+    at: usize,
+    len: usize,
+    frames: &mut [u8],
+    out: &mut [u8],
+) -> bool {
+    let nonces: [[u8; 12]; N] = std::array::from_fn(|i| nonce(at + i));
+    let mut frames = frames.chunks_mut(len + FRAME_OVERHEAD);
+    let sealed: [&mut [u8]; N] = std::array::from_fn(|_| {
+        frames
+            .next()
+            .map(|f| &mut f[HEADER_LEN..])
+            .unwrap_or_default()
+    });
+    let mut outs = out.chunks_mut(len);
+    let outs = std::array::from_fn(|_| outs.next().unwrap_or_default());
+    let opened = opener.open_group(nonces.each_ref(), [&AAD; N], sealed, outs);
+    opened.iter().all(Result::is_ok)
+}
+
 impl Bench {
     fn new(provider: Provider, area: &mut Area) -> Bench {
         let mut bench = Bench {
@@ -207,27 +269,19 @@ impl Bench {
             Provider::Ring | Provider::AwsLc | Provider::AesGcm => &area.reference,
         };
         let plain = &area.plain[..area.symbol_len];
-        let (sealed, other) = area.frames.split_at_mut(reference.len());
+        let sealed = &mut area.frames[..reference.len()];
         let resealed = bench.sealer.seal(&nonce(0), &AAD, plain, sealed);
         bench.correct &= resealed.is_ok() && *sealed == reference[..];
-        // A batch has room for two frames at every symbol length.
-        if bench.sealer.pairs()
-            && let Some(other) = other.get_mut(..reference.len())
-        {
-            for (nonces, at) in [([0, 1], 0), ([1, 0], 1)] {
-                let nonces = nonces.map(nonce);
-                sealed.fill(0);
-                other.fill(0);
-                let resealed = bench.sealer.seal_pair(
-                    nonces.each_ref(),
-                    [&AAD; 2],
-                    [plain; 2],
-                    [&mut *sealed, &mut *other],
-                );
-                bench.correct &=
-                    resealed.iter().all(Result::is_ok) && [&*sealed, &*other][at] == &reference[..];
+        let frames = &mut area.frames[..];
+        bench.correct &= match bench.sealer.group() {
+            MAX_GROUP => {
+                groups_are_right::<2>(&bench.sealer, plain, frames, reference)
+                    && groups_are_right::<3>(&bench.sealer, plain, frames, reference)
+                    && groups_are_right::<4>(&bench.sealer, plain, frames, reference)
             }
-        }
+            2 => groups_are_right::<2>(&bench.sealer, plain, frames, reference),
+            _ => true,
+        };
         (bench.seal, bench.open) = (Duration::MAX, Duration::MAX);
         bench
     }
@@ -237,47 +291,32 @@ impl Bench {
         let len = area.symbol_len;
         let stride = len + FRAME_OVERHEAD;
         area.out.fill(0);
+        let count = area.plain.len() / len;
+        let (most, mut at) = (self.sealer.group(), 0);
         let start = Instant::now();
-        let frames = area.frames.chunks_mut(2 * stride);
-        for (i, (plains, frames)) in area.plain.chunks(2 * len).zip(frames).enumerate() {
-            let nonces = [2 * i, 2 * i + 1].map(nonce);
-            let (a, b) = frames.split_at_mut(stride);
-            let (x, y) = plains.split_at(len);
-            if self.sealer.pairs() && b.len() == stride {
-                let outs = [&mut a[HEADER_LEN..], &mut b[HEADER_LEN..]];
-                let sealed = self
-                    .sealer
-                    .seal_pair(nonces.each_ref(), [&AAD; 2], [x, y], outs);
-                self.correct &= sealed.iter().all(Result::is_ok);
-                continue;
-            }
-            for ((nonce, plain), frame) in nonces.iter().zip([x, y]).zip([a, b]) {
-                let Some(out) = frame.get_mut(HEADER_LEN..) else {
-                    break;
-                };
-                self.correct &= self.sealer.seal(nonce, &AAD, plain, out).is_ok();
-            }
+        while at < count {
+            let (plain, frames) = (&area.plain[at * len..], &mut area.frames[at * stride..]);
+            let n = most.min(count - at);
+            self.correct &= match n {
+                4 => seal_some::<4>(&self.sealer, at, len, plain, frames),
+                3 => seal_some::<3>(&self.sealer, at, len, plain, frames),
+                2 => seal_some::<2>(&self.sealer, at, len, plain, frames),
+                _ => seal_some::<1>(&self.sealer, at, len, plain, frames),
+            };
+            at += n;
         }
         let sealed = Instant::now();
-        let frames = area.frames.chunks_mut(2 * stride);
-        for (i, (outs, frames)) in area.out.chunks_mut(2 * len).zip(frames).enumerate() {
-            let nonces = [2 * i, 2 * i + 1].map(nonce);
-            let (a, b) = frames.split_at_mut(stride);
-            let (x, y) = outs.split_at_mut(len);
-            if self.opener.pairs() && b.len() == stride {
-                let sealed = [&mut a[HEADER_LEN..], &mut b[HEADER_LEN..]];
-                let opened = self
-                    .opener
-                    .open_pair(nonces.each_ref(), [&AAD; 2], sealed, [x, y]);
-                self.correct &= opened.iter().all(Result::is_ok);
-                continue;
-            }
-            for ((nonce, out), frame) in nonces.iter().zip([x, y]).zip([a, b]) {
-                let Some(sealed) = frame.get_mut(HEADER_LEN..) else {
-                    break;
-                };
-                self.correct &= self.opener.open(nonce, &AAD, sealed, out).is_ok();
-            }
+        at = 0;
+        while at < count {
+            let (frames, out) = (&mut area.frames[at * stride..], &mut area.out[at * len..]);
+            let n = most.min(count - at);
+            self.correct &= match n {
+                4 => open_some::<4>(&self.opener, at, len, frames, out),
+                3 => open_some::<3>(&self.opener, at, len, frames, out),
+                2 => open_some::<2>(&self.opener, at, len, frames, out),
+                _ => open_some::<1>(&self.opener, at, len, frames, out),
+            };
+            at += n;
         }
         let opened = Instant::now();
         self.seal = self.seal.min(sealed - start);
@@ -319,7 +358,8 @@ mod tests {
 
     #[test]
     fn a_wrong_reference_convicts_every_provider() {
-        let mut area = Area::new(64, 2);
+        // Room for the largest group.
+        let mut area = Area::new(64, MAX_GROUP);
         area.reference[5] ^= 1;
         for provider in Provider::ALL {
             assert!(!Bench::new(provider, &mut area).correct);

@@ -408,6 +408,6 @@ impl LaneOpener {
     }
 }
 
-mod pair;
+mod group;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ pub mod receipt;
 pub mod replay;
 pub mod schedule;
 
-pub use aead::{AeadError, OpenKey, Provider, SealKey};
+pub use aead::{AeadError, MAX_GROUP, OpenKey, Provider, SealKey};
 pub use calibrate::{Calibration, calibrate};
 pub use copy::copy;
 pub use lane::{LaneOpener, LaneSealer, OpenError, SealError};

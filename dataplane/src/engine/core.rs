@@ -245,13 +245,14 @@ impl<B: Backend> Core<B> {
                 let marked = if ce { all } else { 0 };
                 self.stats.counters.add(Counter::RxFramesCe, marked);
             }
-            let (mut frames, mut bytes) = (0, 0);
-            let mut segments = burst.segments_mut().map(|f| (Header::parse(f), f));
-            let mut next = segments.next();
-            while let Some((parsed, frame)) = next.take() {
-                next = segments.next();
-                (frames, bytes) = (frames + 1, bytes + frame.len() as u64);
-                let exit = match parsed {
+            let (mut frames, bytes) = (0, burst.total_len() as u64);
+            let segment = burst.segment_len();
+            let mut left = burst.bytes_mut();
+            while !left.is_empty() {
+                let end = segment.min(left.len());
+                let frame = &mut left[..end];
+                let mut done = 1;
+                let exit = match Header::parse(frame) {
                     Err(ParseError::Oversized) => Counter::RxOversized,
                     Err(e) if e.is_foreign() => Counter::RxForeign,
                     Err(_) => Counter::RxMalformed,
@@ -273,18 +274,17 @@ impl<B: Backend> Core<B> {
                         };
                         match self.lanes.get_mut(usize::from(place)) {
                             Some(Some(lane)) => {
-                                if lane.opens_pairs()
-                                    && let Some((Ok(h2), frame2)) = &mut next
-                                    && (h2.session, h2.lane) == (h.session, h.lane)
-                                    && let Some([first, second]) =
-                                        lane.on_pair([&h, h2], [frame, frame2], &mut ctx)
+                                if lane.opens_groups()
+                                    && let Some(exits) = lane.on_group(&h, left, segment, &mut ctx)
+                                    && let [others @ .., last] = exits.all()
                                 {
-                                    (frames, bytes) = (frames + 1, bytes + frame2.len() as u64);
-                                    next = segments.next();
-                                    self.stats.counters.add(first.counter(), 1);
-                                    second.counter()
+                                    for exit in others {
+                                        self.stats.counters.add(exit.counter(), 1);
+                                    }
+                                    done += others.len();
+                                    last.counter()
                                 } else {
-                                    lane.on_frame(&h, frame, &mut ctx).counter()
+                                    lane.on_frame(&h, &mut left[..end], &mut ctx).counter()
                                 }
                             }
                             _ => Counter::RxForeign,
@@ -292,6 +292,8 @@ impl<B: Backend> Core<B> {
                     }
                 };
                 self.stats.counters.add(exit, 1);
+                let (_, after) = left.split_at_mut((done * segment).min(left.len()));
+                (frames, left) = (frames + done as u64, after);
             }
             self.stats.counters.add(Counter::RxFrames, frames);
             self.stats.counters.add(Counter::RxBytes, bytes);

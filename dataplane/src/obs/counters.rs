@@ -64,7 +64,7 @@ counters! {
     RxSocketDropped "rx_socket_dropped" count "Datagrams that the kernel dropped because the socket buffer was full.";
     RxFramesEct "rx_frames_ect" count "Frames that came marked ECN-capable or CE.";
     RxFramesCe "rx_frames_ce" count "Frames that came with the congestion mark (ECN CE).";
-    RxPaired "rx_paired" count "Frames opened two at once, where the suite gains by that.";
+    RxPaired "rx_paired" count "Frames opened several at once, where the suite gains by that.";
     RxDirect "rx_direct" count "Frames received past the kernel's network stack (AF_XDP).";
     RxMisdirected "rx_misdirected" count "Frames that arrived on another core's queue than their port's and were passed on (AF_XDP).";
     RxErrors "rx_errors" count "Receives or sleeps that the backend reported as failed.";
@@ -93,7 +93,7 @@ counters! {
     TxFramesSent "tx_frames_sent" count "Frames that the backend accepted for sending.";
     TxFramesDropped "tx_frames_dropped" count "Frames that the backend could not send and dropped.";
     TxFramesEct "tx_frames_ect" count "Data frames sent marked ECN-capable, ECT(0).";
-    TxPaired "tx_paired" count "Frames sealed two at once, where the suite gains by that.";
+    TxPaired "tx_paired" count "Frames sealed several at once, where the suite gains by that.";
     TxDirect "tx_direct" count "Frames sent past the kernel's network stack (AF_XDP).";
     TxLostBelow "tx_lost_below" count "Frames that the device dropped for want of room after they were handed to it (AF_XDP).";
     FramesOutstanding "frames_outstanding" gauge "Frames taken from the backend and not given back; between two rounds of a core none are.";

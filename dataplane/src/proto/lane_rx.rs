@@ -1,5 +1,7 @@
 //! The receiving end of a lane: which symbols are here, when to acknowledge, and what to say.
 
+mod group;
+
 use super::parts::{PartIn, Parts};
 use crate::base::limits::{
     ACK_DELAY_NS, ACK_EVERY_BYTES, ACK_EVERY_SLOTS, ACK_MAX_DELAY_NS, ACK_QUIET_NS,
@@ -143,25 +145,6 @@ impl LaneRx {
         self.judge(slot, symbol, k, len)
     }
 
-    /// The slot of two data symbols that may be opened into it at once: it holds something already,
-    /// has neither of them, and is not complete before the second. `None` where any of that is
-    /// otherwise; changes nothing.
-    #[inline]
-    pub fn admit_pair(&self, slot_low: u32, symbols: [u8; 2], k: u8, len: u16) -> Option<u64> {
-        let slot = extend_slot(slot_low, self.base)?;
-        let c = class(slot, WINDOW_SLOTS);
-        let s = &self.slots[c];
-        let [a, b] = symbols;
-        let ours = slot >= self.base && slot < self.credit && !self.complete.contains(c);
-        // k and length of a slot that holds something were judged with its first symbol.
-        let same = !s.have.is_empty() && s.k == k && s.len == len;
-        let new = a != b
-            && a.max(b) < k
-            && !s.have.contains(usize::from(a))
-            && !s.have.contains(usize::from(b));
-        (ours && same && new && s.count + 1 < k).then_some(slot)
-    }
-
     fn judge(&self, slot: u64, symbol: u8, k: u8, len: u16) -> Admit {
         if slot < self.base {
             return Admit::Duplicate;
@@ -212,10 +195,17 @@ impl LaneRx {
         if !matches!(self.judge(slot, symbol, k, len), Admit::Store { .. }) {
             return Progress::Duplicate;
         }
+        self.put(now, slot, &[symbol], (k, len))
+    }
+
+    /// Enters symbols that nothing speaks against; what the last of them led to.
+    fn put(&mut self, now: Nanos, slot: u64, symbols: &[u8], (k, len): (u8, u16)) -> Progress {
         let c = class(slot, WINDOW_SLOTS);
         let s = &mut self.slots[c];
         (s.k, s.len) = (k, len);
-        s.count += u8::from(s.have.insert(symbol as usize));
+        for &symbol in symbols {
+            s.count += u8::from(s.have.insert(usize::from(symbol)));
+        }
         self.seen_end = self.seen_end.max(slot + 1);
         let have = s.have;
         if s.count < k {
@@ -347,9 +337,15 @@ impl LaneRx {
                 self.want_gap_ack(now);
             }
         }
-        self.received = (self.received + 1).min(self.largest_pn.saturating_add(1));
-        self.bytes_since_ack += u64::from(len);
-        self.bytes += u64::from(len);
+        self.count_arrived(now, 1, len);
+    }
+
+    fn count_arrived(&mut self, now: Nanos, n: u64, len: u16) {
+        self.received = (self.received + n).min(self.largest_pn.saturating_add(1));
+        // What is worth an acknowledgement grows by less than what has come, so if a frame before
+        // the last has made one due, the last one does too.
+        self.bytes_since_ack += n * u64::from(len);
+        self.bytes += n * u64::from(len);
         if self.bytes_since_ack >= self.worth() {
             self.want_ack_at(now.saturating_add(ACK_DELAY_NS));
         }

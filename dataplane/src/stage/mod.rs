@@ -7,11 +7,11 @@ mod lane;
 mod path;
 mod preamble;
 mod rx;
-mod rx_pair;
+mod rx_group;
 mod shared;
 mod slots;
 mod tx;
-mod tx_pair;
+mod tx_group;
 
 pub use lane::{Lane, LaneEnds, LaneParams, LaneStatus, bufs_per_lane, open_lane};
 pub use path::{PathConfig, PathStatus, udp_overhead};

@@ -1,4 +1,4 @@
-//! Receive: one frame at a time from a burst into the window (two at once: `rx_pair`).
+//! Receive: one frame at a time from a burst into the window (several at once: `rx_group`).
 
 use super::lane::Lane;
 use super::shared::{CloseReason, TxWants};

@@ -1,4 +1,4 @@
-//! Send: slots from the window into sealed frames (two at once: `tx_pair`), acknowledgements, timers.
+//! Send: slots from the window into sealed frames (several at once: `tx_group`), acknowledgements, timers.
 
 use super::lane::Lane;
 use super::preamble::Preamble;
@@ -197,10 +197,11 @@ impl Lane {
             let Some(sym) = self.deferred.take().or_else(|| self.tx.poll_send(ctx.now)) else {
                 break;
             };
+            let most = self.may_group(&sym, ctx.budget);
             let sent = if sym.parts > 1 {
                 self.send_parts(&sym, ctx)
-            } else if self.may_pair(&sym, ctx.budget) {
-                self.send_pair(&sym, ctx)
+            } else if most > 1 {
+                self.send_group(&sym, most, ctx)
             } else {
                 self.send_symbol(&sym, None, ctx).map(usize::from)
             };

@@ -1,13 +1,13 @@
 //! AEGIS-256 (draft-irtf-cfrg-aegis-aead) with a 128-bit tag, out of place: by our kernel where the
 //! CPU has AES-NI, else by libaegis.
 //!
-//! What makes it worth having beside AEGIS-256X2 is that the kernel works on two frames at once. All
-//! else is as there ([`aegis256x2`](super::aegis256x2)): the nonce, and that there is no key schedule.
+//! What makes it worth having beside AEGIS-256X2 is that the kernels work on several frames at once:
+//! two with AES-NI, four with VAES and AVX-512. All else is as there ([`aegis256x2`](super::aegis256x2)): the nonce, and that there is no key schedule.
 
 #[cfg(target_arch = "x86_64")]
-use super::aegis_ni::AesNi;
+use super::aegis_ni::{AesNi, wide::Wide};
 use super::aegis256x2::lengthen;
-use super::{AeadError, KEY_LEN, NONCE_LEN};
+use super::{AeadError, KEY_LEN, MAX_GROUP, NONCE_LEN};
 use crate::base::limits::TAG_LEN;
 use ::aegis::aegis256::Aegis256;
 use zeroize::Zeroizing;
@@ -17,6 +17,9 @@ pub(super) struct Key {
     key: Box<Zeroizing<[u8; KEY_LEN]>>,
     #[cfg(target_arch = "x86_64")]
     kernel: Option<AesNi>,
+    /// For several frames at once.
+    #[cfg(target_arch = "x86_64")]
+    wide: Option<Wide>,
 }
 
 /// What opening found: one comparison of 128 bits, so how many of them agree shows in no time taken.
@@ -36,6 +39,8 @@ impl Key {
             key: Box::new(Zeroizing::new([0; KEY_LEN])),
             #[cfg(target_arch = "x86_64")]
             kernel: AesNi::detect(),
+            #[cfg(target_arch = "x86_64")]
+            wide: Wide::detect(),
         };
         new.rekey(key);
         new
@@ -45,12 +50,16 @@ impl Key {
         self.key.copy_from_slice(key);
     }
 
-    /// Whether two frames at once are less work than one after the other.
-    pub(super) fn pairs(&self) -> bool {
+    /// How many frames at once are the least work for each; 1 where groups gain nothing.
+    pub(super) fn group(&self) -> usize {
         #[cfg(target_arch = "x86_64")]
-        return self.kernel.is_some();
+        return match (self.wide, self.kernel) {
+            (Some(_), _) => MAX_GROUP,
+            (None, Some(_)) => 2,
+            (None, None) => 1,
+        };
         #[cfg(not(target_arch = "x86_64"))]
-        return false;
+        return 1;
     }
 
     #[inline]
@@ -105,65 +114,112 @@ impl Key {
         }
     }
 
-    /// Seals two messages whose texts and associated data are as long as each other's. `None`, and
-    /// nothing written, where they are not or there is no kernel for it.
-    #[inline]
-    pub(super) fn seal_pair(
+    /// Seals two to [`group`](Self::group) messages whose texts and associated data are as long as
+    /// each other's. `None`, and nothing written, where they are not or are more or fewer.
+    pub(super) fn seal_group(
         &self,
-        nonces: [&[u8; NONCE_LEN]; 2],
-        aads: [&[u8]; 2],
-        plains: [&[u8]; 2],
-        outs: [&mut [u8]; 2],
+        nonces: &[&[u8; NONCE_LEN]],
+        aads: &[&[u8]],
+        plains: &[&[u8]],
+        outs: &mut [&mut [u8]],
     ) -> Option<()> {
         #[cfg(target_arch = "x86_64")]
-        if let Some(kernel) = self.kernel
-            && plains[0].len() == plains[1].len()
-            && aads[0].len() == aads[1].len()
         {
-            let [(text, tag), (text2, tag2)] = split_pair(plains[0].len(), outs)?;
-            [*tag, *tag2] = kernel.seal_two(&self.key, nonces, aads, plains, [text, text2]);
-            return Some(());
-        }
-        let _ = (nonces, aads, plains, outs);
-        None
-    }
-
-    /// Opens two messages, as [`seal_pair`](Self::seal_pair) seals them; each is judged by itself.
-    #[inline]
-    pub(super) fn open_pair(
-        &self,
-        nonces: [&[u8; NONCE_LEN]; 2],
-        aads: [&[u8]; 2],
-        sealed: [&[u8]; 2],
-        outs: [&mut [u8]; 2],
-    ) -> Option<[Result<(), AeadError>; 2]> {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(kernel) = self.kernel
-            && outs[0].len() == outs[1].len()
-            && aads[0].len() == aads[1].len()
-        {
-            let [a, b] = sealed;
-            let (text, tag) = a.split_last_chunk::<TAG_LEN>()?;
-            let (text2, tag2) = b.split_last_chunk::<TAG_LEN>()?;
-            if text.len() != outs[0].len() || text2.len() != outs[0].len() {
+            let len = plains.first()?.len();
+            let counts = [nonces.len(), aads.len(), plains.len(), outs.len()];
+            let alike = plains.iter().all(|p| p.len() == len)
+                && outs.iter().all(|o| o.len() == len + TAG_LEN);
+            if !(alike && self.is_group(counts, aads)) {
                 return None;
             }
-            let [x, y] = kernel.open_two(&self.key, nonces, aads, [text, text2], outs);
-            return Some([judge(x, tag), judge(y, tag2)]);
+            let mut texts: [&mut [u8]; MAX_GROUP] = Default::default();
+            for (text, out) in texts.iter_mut().zip(outs.iter_mut()) {
+                *text = &mut out[..len];
+            }
+            let texts = &mut texts[..plains.len()];
+            let mut tags = [[0; TAG_LEN]; MAX_GROUP];
+            if let Some(wide) = self.wide {
+                tags = wide.seal(&self.key, nonces, aads, plains, texts);
+            } else if let (Some(ni), [n, m], [a, b], [p, q], [t, u]) =
+                (self.kernel, nonces, aads, plains, texts)
+            {
+                [tags[0], tags[1]] = ni.seal_two(&self.key, [n, m], [a, b], [p, q], [t, u]);
+            } else {
+                return None;
+            }
+            for (out, tag) in outs.iter_mut().zip(tags) {
+                if let Some(place) = out.last_chunk_mut() {
+                    *place = tag;
+                }
+            }
+            Some(())
         }
-        let _ = (nonces, aads, sealed, outs);
-        None
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = (nonces, aads, plains, outs);
+            None
+        }
     }
-}
 
-/// Text and tag of two outputs whose texts have `len` bytes.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-fn split_pair(len: usize, outs: [&mut [u8]; 2]) -> Option<[(&mut [u8], &mut [u8; TAG_LEN]); 2]> {
-    let [a, b] = outs;
-    let a = a.split_last_chunk_mut::<TAG_LEN>()?;
-    let b = b.split_last_chunk_mut::<TAG_LEN>()?;
-    (a.0.len() == len && b.0.len() == len).then_some([a, b])
+    /// Opens messages as [`seal_group`](Self::seal_group) seals them; each is judged by itself. What
+    /// was found is in the order of the messages.
+    pub(super) fn open_group(
+        &self,
+        nonces: &[&[u8; NONCE_LEN]],
+        aads: &[&[u8]],
+        sealed: &[&[u8]],
+        outs: &mut [&mut [u8]],
+    ) -> Option<[Result<(), AeadError>; MAX_GROUP]> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let len = outs.first()?.len();
+            let counts = [nonces.len(), aads.len(), sealed.len(), outs.len()];
+            let alike = outs.iter().all(|o| o.len() == len)
+                && sealed.iter().all(|s| s.len() == len + TAG_LEN);
+            if !(alike && self.is_group(counts, aads)) {
+                return None;
+            }
+            let mut texts: [&[u8]; MAX_GROUP] = Default::default();
+            for (text, sealed) in texts.iter_mut().zip(sealed) {
+                *text = &sealed[..len];
+            }
+            let texts = &texts[..sealed.len()];
+            let mut tags = [[0; TAG_LEN]; MAX_GROUP];
+            if let Some(wide) = self.wide {
+                tags = wide.open(&self.key, nonces, aads, texts, outs);
+            } else if let (Some(ni), [n, m], [a, b], [t, u], [x, y]) =
+                (self.kernel, nonces, aads, texts, outs)
+            {
+                [tags[0], tags[1]] = ni.open_two(&self.key, [n, m], [a, b], [t, u], [x, y]);
+            } else {
+                return None;
+            }
+            let mut results = [Err(AeadError::Auth); MAX_GROUP];
+            for ((result, sealed), tag) in results.iter_mut().zip(sealed).zip(tags) {
+                *result = match sealed.last_chunk() {
+                    Some(found) => judge(tag, found),
+                    None => Err(AeadError::Length),
+                };
+            }
+            Some(results)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = (nonces, aads, sealed, outs);
+            None
+        }
+    }
+
+    /// Whether there are as many of each kind, which a kernel takes at once, and the associated data
+    /// are as long as each other.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn is_group(&self, counts: [usize; 4], aads: &[&[u8]]) -> bool {
+        let [n, ..] = counts;
+        (2..=self.group()).contains(&n)
+            && counts == [n; 4]
+            && aads.iter().all(|a| a.len() == aads[0].len())
+    }
 }
 
 /// Seals with the library's other interface (one call, in place), for [`calibrate`] to compare

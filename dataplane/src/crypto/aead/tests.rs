@@ -142,32 +142,55 @@ fn wrong_lengths_are_refused_and_touch_nothing() {
     }
 }
 
+/// Each message of a group of `N` in turn has an output of the wrong length.
+fn wrong_length_in_a_group<const N: usize>(sealer: &SealKey, opener: &OpenKey) {
+    let nonces: [[u8; 12]; N] = std::array::from_fn(|i| [i as u8; 12]);
+    let plains: [Vec<u8>; N] = std::array::from_fn(|i| vec![i as u8 + 7; 64]);
+    for wrong in 0..N {
+        let mut outs: [Vec<u8>; N] = std::array::from_fn(|_| vec![0xEE; 80]);
+        outs[wrong].push(0xEE);
+        let got = sealer.seal_group(
+            nonces.each_ref(),
+            [&[]; N],
+            plains.each_ref().map(|p| &p[..]),
+            outs.each_mut().map(|o| &mut o[..]),
+        );
+        let mut expected = [Ok(()); N];
+        expected[wrong] = Err(AeadError::Length);
+        assert_eq!(got, expected);
+        assert!(outs[wrong].iter().all(|&b| b == 0xEE));
+        let mut opened: [Vec<u8>; N] = std::array::from_fn(|_| vec![0xEE; 64]);
+        let got = opener.open_group(
+            nonces.each_ref(),
+            [&[]; N],
+            outs.each_mut().map(|o| &mut o[..]),
+            opened.each_mut().map(|o| &mut o[..]),
+        );
+        assert_eq!(got, expected);
+        for (i, (opened, plain)) in opened.iter().zip(&plains).enumerate() {
+            let untouched = opened.iter().all(|&b| b == 0xEE);
+            assert!(if i == wrong {
+                untouched
+            } else {
+                opened == plain
+            });
+        }
+    }
+}
+
 #[test]
-fn a_wrong_length_in_a_pair_leaves_the_other_message_alone() {
+fn a_wrong_length_in_a_group_leaves_the_other_messages_alone() {
     for provider in EVERY {
         let (sealer, opener) = (
             SealKey::new(provider, &[1; 32]),
             OpenKey::new(provider, &[1; 32]),
         );
-        let (nonces, plains) = ([&[0; 12], &[1; 12]], [&[7; 64][..], &[8; 64][..]]);
-        for wrong in 0..2 {
-            let mut outs = [vec![0xEE; 80], vec![0xEE; 80]];
-            outs[wrong].push(0xEE);
-            let [a, b] = &mut outs;
-            let got = sealer.seal_pair(nonces, [&[]; 2], plains, [a, b]);
-            assert_eq!(got[wrong], Err(AeadError::Length));
-            assert_eq!(got[1 - wrong], Ok(()));
-            assert!(outs[wrong].iter().all(|&b| b == 0xEE));
-            let mut opened = [vec![0xEE; 64], vec![0xEE; 64]];
-            let ([a, b], [x, y]) = (&mut outs, &mut opened);
-            let got = opener.open_pair(nonces, [&[]; 2], [a, b], [x, y]);
-            assert_eq!(got[wrong], Err(AeadError::Length));
-            assert_eq!(got[1 - wrong], Ok(()));
-            assert!(opened[wrong].iter().all(|&b| b == 0xEE));
-            assert_eq!(opened[1 - wrong], plains[1 - wrong]);
-        }
+        wrong_length_in_a_group::<2>(&sealer, &opener);
+        wrong_length_in_a_group::<3>(&sealer, &opener);
+        wrong_length_in_a_group::<4>(&sealer, &opener);
         let kernel = cfg!(target_arch = "x86_64") && provider == Provider::Aegis256;
-        assert!(sealer.pairs() <= kernel && sealer.pairs() == opener.pairs());
+        assert!(sealer.group() == 1 || kernel && sealer.group() <= MAX_GROUP);
+        assert_eq!(sealer.group(), opener.group());
     }
 }
 
@@ -248,63 +271,81 @@ fn suites_have_their_providers() {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Two at once are two one after the other, for every provider and whatever the lengths; a forged
-    /// one of them comes out as zeros and leaves the other alone.
-    #[test]
-    fn a_pair_is_two_messages(
-        lens in prop_oneof![
-            3 => (0usize..300).prop_map(|n| [n, n]),
-            1 => (0usize..300, 0usize..300).prop_map(|(a, b)| [a, b]),
-            1 => Just([1408, 1408]),
-        ],
-        aad_lens in prop_oneof![Just([24, 24]), (0usize..64, 0usize..64).prop_map(|(a, b)| [a, b])],
-        key in any::<[u8; 32]>(),
-        nonces in any::<[[u8; 12]; 2]>(),
-        forged in 0usize..3,
-        flip in any::<prop::sample::Index>(),
-    ) {
-        let plains = [bytes(lens[0], key[0]), bytes(lens[1], key[1])];
-        let aads = [bytes(aad_lens[0], nonces[0][0]), bytes(aad_lens[1], nonces[1][0])];
-        let aad_refs = aads.each_ref().map(|a| &a[..]);
-        for provider in EVERY {
-            let mut expected = [0, 1].map(|i| {
-                seal(provider, &key, &nonces[i], &aads[i], &plains[i])
-            });
-            let mut outs = expected.clone().map(|e| vec![0xEE; e.len()]);
-            let [a, b] = &mut outs;
-            let sealed = SealKey::new(provider, &key).seal_pair(
-                nonces.each_ref(),
-                aad_refs,
-                plains.each_ref().map(|p| &p[..]),
-                [&mut a[..], &mut b[..]],
-            );
-            prop_assert_eq!(sealed, [Ok(()), Ok(())]);
-            prop_assert_eq!(&outs, &expected);
+/// Seals and opens the first `N` of four messages at once, the `forged` one of them changed at `flip`
+/// in between.
+fn a_group_is_one_after_the_other<const N: usize>(
+    key: &[u8; 32],
+    nonces: &[[u8; 12]; 4],
+    aads: &[Vec<u8>; 4],
+    plains: &[Vec<u8>; 4],
+    forged: usize,
+    flip: prop::sample::Index,
+) -> Result<(), TestCaseError> {
+    let nonce_refs: [&[u8; 12]; N] = std::array::from_fn(|i| &nonces[i]);
+    let aad_refs: [&[u8]; N] = std::array::from_fn(|i| &aads[i][..]);
+    for provider in EVERY {
+        let mut expected: [Vec<u8>; N] =
+            std::array::from_fn(|i| seal(provider, key, &nonces[i], &aads[i], &plains[i]));
+        let mut outs = expected.clone().map(|e| vec![0xEE; e.len()]);
+        let sealed = SealKey::new(provider, key).seal_group(
+            nonce_refs,
+            aad_refs,
+            std::array::from_fn(|i| &plains[i][..]),
+            outs.each_mut().map(|o| &mut o[..]),
+        );
+        prop_assert_eq!(sealed, [Ok(()); N]);
+        prop_assert_eq!(&outs, &expected);
 
-            if let Some(frame) = expected.get_mut(forged) {
-                let bit = flip.index(frame.len() * 8);
-                frame[bit / 8] ^= 1 << (bit % 8);
-            }
-            let mut opened = plains.clone().map(|p| vec![0xEE; p.len()]);
-            let ([a, b], [x, y]) = (&mut expected, &mut opened);
-            let got = OpenKey::new(provider, &key).open_pair(
-                nonces.each_ref(),
-                aad_refs,
-                [&mut a[..], &mut b[..]],
-                [&mut x[..], &mut y[..]],
-            );
-            for i in 0..2 {
-                if i == forged {
-                    prop_assert_eq!(got[i], Err(AeadError::Auth));
-                    prop_assert!(opened[i].iter().all(|&b| b == 0));
-                } else {
-                    prop_assert_eq!(got[i], Ok(()));
-                    prop_assert_eq!(&opened[i], &plains[i]);
-                }
+        if let Some(frame) = expected.get_mut(forged) {
+            let bit = flip.index(frame.len() * 8);
+            frame[bit / 8] ^= 1 << (bit % 8);
+        }
+        let mut opened: [Vec<u8>; N] = std::array::from_fn(|i| vec![0xEE; plains[i].len()]);
+        let got = OpenKey::new(provider, key).open_group(
+            nonce_refs,
+            aad_refs,
+            expected.each_mut().map(|e| &mut e[..]),
+            opened.each_mut().map(|o| &mut o[..]),
+        );
+        for i in 0..N {
+            if i == forged {
+                prop_assert_eq!(got[i], Err(AeadError::Auth));
+                prop_assert!(opened[i].iter().all(|&b| b == 0));
+            } else {
+                prop_assert_eq!(got[i], Ok(()));
+                prop_assert_eq!(&opened[i], &plains[i]);
             }
         }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Several at once are one after the other, for every provider and whatever the lengths; a forged
+    /// one of them comes out as zeros and leaves the others alone.
+    #[test]
+    fn a_group_is_its_messages(
+        lens in prop_oneof![
+            3 => (0usize..300).prop_map(|n| [n; 4]),
+            1 => any::<[u8; 4]>().prop_map(|all| all.map(usize::from)),
+            1 => Just([1408; 4]),
+        ],
+        aad_lens in prop_oneof![
+            2 => Just([24; 4]),
+            1 => (0usize..64).prop_map(|n| [n; 4]),
+            1 => any::<[u8; 4]>().prop_map(|all| all.map(|n| usize::from(n) / 4)),
+        ],
+        key in any::<[u8; 32]>(),
+        nonces in any::<[[u8; 12]; 4]>(),
+        forged in 0usize..5,
+        flip in any::<prop::sample::Index>(),
+    ) {
+        let plains = std::array::from_fn(|i| bytes(lens[i], key[i]));
+        let aads = std::array::from_fn(|i| bytes(aad_lens[i], nonces[i][0]));
+        a_group_is_one_after_the_other::<2>(&key, &nonces, &aads, &plains, forged, flip)?;
+        a_group_is_one_after_the_other::<3>(&key, &nonces, &aads, &plains, forged, flip)?;
+        a_group_is_one_after_the_other::<4>(&key, &nonces, &aads, &plains, forged, flip)?;
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl<const N: usize> States<N> {
 /// The header of a frame as two blocks, the second filled up with zeros; `None` if it is none.
 #[inline]
 #[target_feature(enable = "aes,avx")]
-fn load_header(aad: &[u8]) -> Option<(__m128i, __m128i)> {
+pub(super) fn load_header(aad: &[u8]) -> Option<(__m128i, __m128i)> {
     let (head, tail) = aad.split_first_chunk()?;
     let tail = i64::from_le_bytes(tail.try_into().ok()?);
     Some((load(head), _mm_set_epi64x(0, tail)))
@@ -177,7 +177,7 @@ fn load_header(aad: &[u8]) -> Option<(__m128i, __m128i)> {
 /// stores have left the core, right at the start of the message.
 #[inline]
 #[target_feature(enable = "aes,avx")]
-fn lengthened<const N: usize>(nonces: [&[u8; NONCE_LEN]; N]) -> [(__m128i, __m128i); N] {
+pub(super) fn lengthened<const N: usize>(nonces: [&[u8; NONCE_LEN]; N]) -> [(__m128i, __m128i); N] {
     let zero = _mm_setzero_si128();
     let mut long = [(zero, zero); N];
     for i in 0..N {
