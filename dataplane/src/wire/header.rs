@@ -13,7 +13,7 @@
 //! | 21 | slot class, slot mod 96 |
 //! | 22..24 | payload bytes, AEAD tag not counted |
 
-use super::{CONTROL_PN_BIT, Reader};
+use super::CONTROL_PN_BIT;
 use crate::base::limits::{
     HEADER_LEN, MAX_DATA_SYMBOLS, MAX_FRAME_LEN, MAX_LANES, MAX_REPAIR_SYMBOLS, MAX_SYMBOL_LEN,
     PART_HEAD_LEN, SYMBOL_ALIGN, TAG_LEN, WINDOW_SLOTS,
@@ -218,32 +218,30 @@ impl Header {
     }
 
     fn read(frame: &[u8]) -> Option<Result<Header, ParseError>> {
-        if frame.len() < HEADER_LEN {
-            return None;
-        }
-        let mut r = Reader::new(frame);
-        let first = r.u8()?;
-        if first >> 4 != VERSION {
+        // An array: the compiler then sees that no access is out of bounds.
+        let b = frame.first_chunk::<HEADER_LEN>()?;
+        if b[0] >> 4 != VERSION {
             return Some(Err(ParseError::Version));
         }
-        let Some(kind) = FrameKind::from_nibble(first & 0xf) else {
+        let Some(kind) = FrameKind::from_nibble(b[0] & 0xf) else {
             return Some(Err(ParseError::Kind));
         };
-        let flags = r.u8()?;
+        let flags = b[1];
         if flags & !(3 | PART) != 0 {
             return Some(Err(ParseError::Reserved));
         }
+        let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
         Some(Ok(Header {
             kind,
             epoch: flags & 3,
-            lane: r.u8()?,
-            symbol: r.u8()?,
-            session: r.u32()?,
-            pn: r.u64()?,
-            slot: r.u32()?,
-            k: r.u8()?,
-            class: r.u8()?,
-            len: r.u16()?,
+            lane: b[2],
+            symbol: b[3],
+            session: u32_at(4),
+            pn: u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32,
+            slot: u32_at(16),
+            k: b[20],
+            class: b[21],
+            len: u16::from_le_bytes([b[22], b[23]]),
             part: flags & PART != 0,
         }))
     }
