@@ -19,6 +19,9 @@ use std::time::Duration;
 
 /// A stall this long means that the other side is gone.
 const STALL: Duration = Duration::from_secs(30);
+/// How long the end of a connection may take, which nothing depends on: the word that closes it is
+/// sent once and can be lost.
+const CLOSING: Duration = Duration::from_millis(300);
 /// Bytes in flight at most: more than any path measured here has.
 const WINDOW: u32 = 32 << 20;
 /// Socket buffers, bytes.
@@ -113,6 +116,9 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
             return Err("the receiver ended without its word that all has come".into());
         }
         connection.close(0_u8.into());
+        // The endpoint has to live for as long as it takes to say so.
+        let mut client = client;
+        let _ = tokio::time::timeout(CLOSING, client.wait_idle()).await;
         report
     })
 }
@@ -150,7 +156,7 @@ pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
         let report = meter.stop(received);
         stream.send(Bytes::from_static(&[1])).await?;
         // Done when the other side has it; it may be gone by then, which is as well.
-        let _ = tokio::time::timeout(STALL, stream.close()).await;
+        let _ = tokio::time::timeout(CLOSING, stream.close()).await;
         report
     })
 }
