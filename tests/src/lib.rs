@@ -9,7 +9,7 @@
 //! - [`fuzz`]: a deterministic mutation fuzzer for stable Rust.
 //! - [`rig`]: two lane cores on one thread in virtual time, joined by any backend.
 //! - [`scenario`]: the protocol core over any path, in virtual time, without payload.
-//! - [`reference`]: an AF_XDP socket of `xsk-rs`, beside which ours are checked and measured.
+//! - [`mod@reference`]: an AF_XDP socket of `xsk-rs`, beside which ours are checked and measured.
 //! - [`xdp`]: packets, and what the XDP program must decide about them.
 //! - [`rooms`]: the import rule of the library's modules.
 #![deny(missing_docs)]
