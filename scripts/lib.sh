@@ -25,12 +25,14 @@ debian_packages() {
 gcc gcc
 g++ g++
 make make
+m4 m4
 pkg-config pkg-config
 clang clang
 llvm llvm-strip
 iproute2 tc
 ethtool ethtool
 libelf-dev /usr/include/libelf.h
+zlib1g-dev /usr/include/zlib.h
 libbpf-dev /usr/include/bpf/bpf_helpers.h
 linux-libc-dev /usr/include/linux/bpf.h
 libc6-dev /usr/include/$multiarch/asm/types.h

@@ -22,6 +22,7 @@ mod svg;
 mod target;
 mod transfer;
 mod units;
+mod xsk;
 
 use ::tests::require::{Requirement, first_missing};
 use baseline::{tcp, tls};
@@ -179,8 +180,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Frames over bare AF_XDP sockets, against CTP-96 over AF_XDP on the same veth pair (needs
-    /// root).
+    /// Frames over bare AF_XDP sockets, ours and those of xsk-rs, against CTP-96 over AF_XDP on the
+    /// same veth pair (needs root).
     Rings {
         /// MTUs of the veth pairs, bytes.
         #[arg(long, value_delimiter = ',', default_value = "1500,9000")]

@@ -4,7 +4,8 @@
 //! There are two bare counterparts. The *forwarder* receives each frame and sends it back over the
 //! pair in the same memory, with its addresses exchanged; the generator before it writes each frame's
 //! payload once, as an application does. The *sender* writes nothing: it sends the same frames again
-//! and again to a receiver that only counts.
+//! and again to a receiver that only counts. The forwarder is there twice: on our own rings, and on
+//! those of `xsk-rs` ([`crate::xsk`]) behind the same generator.
 
 use crate::Result;
 use crate::baseline::Payload;
@@ -16,6 +17,7 @@ use crate::peer::{self, Job, Ready, SideReport, Stack};
 use crate::site::Site;
 use crate::stats::{median, range};
 use crate::units::show_bytes;
+use crate::xsk;
 use ::tests::lab::LINK;
 use ctp96::backend::af_xdp::{self, AfXdpConfig, AttachMode};
 use ctp96::base::limits::symbol_len_for_mtu;
@@ -26,7 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// After this long without a frame the sender has ended.
-const SILENCE: Duration = Duration::from_millis(300);
+pub const SILENCE: Duration = Duration::from_millis(300);
 
 /// What to measure.
 #[derive(Clone, Debug, Serialize)]
@@ -57,6 +59,9 @@ pub struct Setup {
     /// The receiver sends everything back.
     #[serde(default)]
     forward: bool,
+    /// On the rings of `xsk-rs`.
+    #[serde(default)]
+    xsk_rs: bool,
 }
 
 /// How both contenders of a comparison are set up.
@@ -96,6 +101,10 @@ struct Row {
     /// Millions of symbols a second that were delivered, per round.
     ctp_mpps: Vec<f64>,
     forwarder: Bare,
+    /// The forwarder on `xsk-rs`.
+    xsk_rs: Bare,
+    /// That on our rings by that on `xsk-rs`, per round.
+    own_by_xsk_rs: Vec<f64>,
     sender: Bare,
     /// Time that the hypervisor gave to others meanwhile, seconds.
     steal_s: f64,
@@ -119,8 +128,9 @@ impl Report {
             "\n{} a run, median of {}, AF_XDP in copy mode over veth, XDP program in {} mode, suite \
              {}, sender on CPU {}, receiver on CPU {}, one queue. Millions of frames a second; \
              ratios are medians of those of each round{}\n\n| MTU | bytes a frame | bare forwarder | \
-             min - max | bare sender | min - max | CTP-96 | min - max | CTP-96 / forwarder | CTP-96 \
-             / sender |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+             min - max | on xsk-rs | min - max | bare sender | min - max | CTP-96 | min - max | \
+             CTP-96 / forwarder | CTP-96 / sender | own / xsk-rs | min - max |\n| --- | --- | --- \
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
             show_bytes(p.bytes),
             p.runs,
             if p.generic { "generic" } else { "native" },
@@ -135,7 +145,12 @@ impl Report {
         );
         for r in &self.rows {
             let _ = write!(out, "| {} | {} |", r.mtu, r.symbol_len);
-            for v in [&r.forwarder.mpps, &r.sender.mpps, &r.ctp_mpps] {
+            for v in [
+                &r.forwarder.mpps,
+                &r.xsk_rs.mpps,
+                &r.sender.mpps,
+                &r.ctp_mpps,
+            ] {
                 let (lo, hi) = range(v.iter().copied());
                 let _ = write!(
                     out,
@@ -144,7 +159,10 @@ impl Report {
                 );
             }
             let (f, s) = (r.forwarder.ratio * 100.0, r.sender.ratio * 100.0);
-            let _ = writeln!(out, " {f:.0} % | {s:.0} % |");
+            let own = r.own_by_xsk_rs.iter().copied();
+            let (lo, hi) = range(own.clone());
+            let own = median(own);
+            let _ = writeln!(out, " {f:.0} % | {s:.0} % | {own:.2} | {lo:.2} - {hi:.2} |");
         }
         out
     }
@@ -168,6 +186,8 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
             symbol_len,
             ctp_mpps: Vec::new(),
             forwarder: Bare::default(),
+            xsk_rs: Bare::default(),
+            own_by_xsk_rs: Vec::new(),
             sender: Bare::default(),
             steal_s: 0.0,
         };
@@ -178,7 +198,14 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
             suite: plan.suite.clone(),
         };
         for round in 1..=plan.runs {
-            let forwarder = forward_round(plan.bytes, way, &site)?;
+            let turn = |xsk_rs| forward_round(plan.bytes, way, xsk_rs, &site);
+            // Each is the first in every other round.
+            let (forwarder, xsk_rs) = if round % 2 == 1 {
+                (turn(false)?, turn(true)?)
+            } else {
+                let xsk_rs = turn(true)?;
+                (turn(false)?, xsk_rs)
+            };
             let sender = bare_round(plan.bytes, way, &site)?;
             let task = Task {
                 bytes: plan.bytes,
@@ -192,12 +219,14 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
             // Of full symbols; the last of each slot may be shorter, which counts less.
             let whole = sample.bytes as f64 / symbol_len as f64 / sample.wall_s / 1e6;
             progress(&format!(
-                "round {round}/{} MTU {mtu}: forwarder {:.3}, sender {:.3}, CTP-96 {whole:.3} \
-                 Mframes/s",
-                plan.runs, forwarder.0, sender.0
+                "round {round}/{} MTU {mtu}: forwarder {:.3}, on xsk-rs {:.3}, sender {:.3}, CTP-96 \
+                 {whole:.3} Mframes/s",
+                plan.runs, forwarder.0, xsk_rs.0, sender.0
             ));
             row.ctp_mpps.push(whole);
             row.forwarder.add(forwarder, whole, plan.runs);
+            row.xsk_rs.add(xsk_rs, whole, plan.runs);
+            row.own_by_xsk_rs.push(forwarder.0 / xsk_rs.0);
             row.sender.add(sender, whole, plan.runs);
         }
         row.steal_s = MachineTime::now().since(&before).steal_s;
@@ -212,14 +241,14 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
 
 /// Frames a second that arrived, in millions, and the share that did not.
 pub fn bare_round(bytes: u64, way: Way, site: &Site) -> Result<(f64, f64)> {
-    let [sent, received] = bare_sides(bytes, way, false, site)?;
+    let [sent, received] = bare_sides(bytes, way, (false, false), site)?;
     Ok(rate(&received, sent.bytes, site))
 }
 
 /// Frames a second that a forwarder sent back and that came back, in millions, and the share that
 /// did not.
-pub fn forward_round(bytes: u64, way: Way, site: &Site) -> Result<(f64, f64)> {
-    let [back, _] = bare_sides(bytes, way, true, site)?;
+fn forward_round(bytes: u64, way: Way, xsk_rs: bool, site: &Site) -> Result<(f64, f64)> {
+    let [back, _] = bare_sides(bytes, way, (true, xsk_rs), site)?;
     Ok(rate(&back, bytes, site))
 }
 
@@ -229,11 +258,17 @@ fn rate(arrived: &SideReport, sent: u64, site: &Site) -> (f64, f64) {
     (mpps, (1.0 - arrived.bytes as f64 / sent as f64).max(0.0))
 }
 
-fn bare_sides(bytes: u64, way: Way, forward: bool, site: &Site) -> Result<[SideReport; 2]> {
+fn bare_sides(
+    bytes: u64,
+    way: Way,
+    (forward, xsk_rs): (bool, bool),
+    site: &Site,
+) -> Result<[SideReport; 2]> {
     let stack = Stack::Bare(Setup {
         mtu: site.mtu() as usize,
         generic: way.generic,
         forward,
+        xsk_rs,
     });
     let symbol = symbol_len_for_mtu(site.mtu() as usize) as u64;
     let task = Task {
@@ -246,14 +281,18 @@ fn bare_sides(bytes: u64, way: Way, forward: bool, site: &Site) -> Result<[SideR
     peer::run_sides(site, &task, "", stack)
 }
 
+fn mode(setup: &Setup) -> AttachMode {
+    if setup.generic {
+        AttachMode::Generic
+    } else {
+        AttachMode::Native
+    }
+}
+
 fn open(setup: &Setup, listen: SocketAddr) -> Result<af_xdp::Bare> {
     let config = AfXdpConfig {
         interface: Some(LINK.to_owned()),
-        mode: if setup.generic {
-            AttachMode::Generic
-        } else {
-            AttachMode::Native
-        },
+        mode: mode(setup),
         ..AfXdpConfig::default()
     };
     let seat = af_xdp::open(&config, listen, 1, setup.mtu)?.seats.pop();
@@ -316,11 +355,16 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
 
 /// Counts frames, or sends them back, until the sender has ended.
 pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
-    let mut bare = open(setup, SocketAddr::new(bind, 0))?;
+    let listen = SocketAddr::new(bind, 0);
+    let symbol = symbol_len_for_mtu(setup.mtu) as u64;
+    if setup.xsk_rs {
+        let (frames, took) = xsk::forward(listen, setup.mtu, mode(setup))?;
+        return Ok(side(frames * symbol, took));
+    }
+    let mut bare = open(setup, listen)?;
     peer::say(&Ready {
         addr: bare.local_addr(),
     })?;
-    let symbol = symbol_len_for_mtu(setup.mtu) as u64;
     let (frames, took) = if setup.forward {
         bare.forward(SILENCE)?
     } else {

@@ -277,18 +277,26 @@ impl Host {
         if up { self.add_addresses() } else { Ok(()) }
     }
 
+    /// MAC address of the interface, as six pairs of hexadecimal digits.
+    ///
+    /// # Errors
+    /// `ip` failed or its answer lacks the address.
+    pub fn mac(&self) -> Result<String, LabError> {
+        let text = self.ip(&["-j", "link", "show", LINK])?;
+        let json: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|e| LabError::new(format!("ip -j link show: {e}")))?;
+        let mac = json[0]["address"].as_str();
+        mac.map(str::to_owned)
+            .ok_or_else(|| LabError::new("ip -j link show has no address"))
+    }
+
     /// Tells this host where `other` is, so that neither asks: what crosses is the test's traffic
     /// alone.
     pub(crate) fn know(&self, other: &Host) -> Result<(), LabError> {
-        let text = other.ip(&["-j", "link", "show", LINK])?;
-        let json: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|e| LabError::new(format!("ip -j link show: {e}")))?;
-        let mac = json[0]["address"]
-            .as_str()
-            .ok_or_else(|| LabError::new("ip -j link show has no address"))?;
+        let mac = other.mac()?;
         for addr in other.addrs() {
             let addr = addr.to_string();
-            let fixed = ["lladdr", mac, "dev", LINK, "nud", "permanent"];
+            let fixed = ["lladdr", &mac, "dev", LINK, "nud", "permanent"];
             self.ip(&[&["neigh", "replace", &addr][..], &fixed].concat())?;
         }
         Ok(())

@@ -9,6 +9,7 @@
 //! - [`fuzz`]: a deterministic mutation fuzzer for stable Rust.
 //! - [`rig`]: two lane cores on one thread in virtual time, joined by any backend.
 //! - [`scenario`]: the protocol core over any path, in virtual time, without payload.
+//! - [`mod@reference`]: an AF_XDP socket of `xsk-rs`, beside which ours are checked and measured.
 //! - [`xdp`]: packets, and what the XDP program must decide about them.
 //! - [`rooms`]: the import rule of the library's modules.
 #![deny(missing_docs)]
@@ -19,6 +20,7 @@ pub mod impair;
 pub mod lab;
 pub mod loss;
 pub mod node;
+pub mod reference;
 pub mod require;
 pub mod rig;
 pub mod rooms;

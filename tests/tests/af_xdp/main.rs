@@ -2,6 +2,7 @@
 //! do, and what only this one can get wrong.
 
 mod queues;
+mod reference;
 mod wire;
 
 use ctp96::api::Node;

@@ -330,7 +330,7 @@ fn too_long() -> io::Error {
 
 /// Exchanges both ends of a datagram: MAC addresses, IP addresses and ports. Checksums stay right,
 /// for they are sums. What is no UDP datagram is left alone and refused.
-fn turn_round(frame: &mut [u8]) -> bool {
+pub fn turn_round(frame: &mut [u8]) -> bool {
     // Behind this buffer there may be others.
     let Ok(datagram) = eth::parse(frame, usize::MAX) else {
         return false;

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-pub use bare::{Bare, Echoed};
+pub use bare::{Bare, Echoed, turn_round};
 pub use open::{AfXdpConfig, Checksum, Opened, Seat, Watch, ZeroCopy, open, why_not_by_default};
 pub use xdp_prog::AttachMode;
 
