@@ -216,6 +216,10 @@ impl<B: Backend> Backend for Tap<B> {
         self.inner.outstanding()
     }
 
+    fn glance(&self) -> Stats {
+        self.inner.glance()
+    }
+
     fn stats(&self) -> Stats {
         self.inner.stats()
     }
@@ -275,11 +279,16 @@ pub struct Side<B: Backend> {
 }
 
 impl<B: Backend> Side<B> {
-    fn new(backend: Tap<B>, first: bool, setup: &Setup, peer_capacity: usize) -> Side<B> {
-        let (index, remote_index, dest) = if first {
-            (INDEX_A, INDEX_B, B)
+    fn new(
+        backend: Tap<B>,
+        first: bool,
+        setup: &Setup,
+        (dest, peer_capacity): (SocketAddr, usize),
+    ) -> Side<B> {
+        let (index, remote_index) = if first {
+            (INDEX_A, INDEX_B)
         } else {
-            (INDEX_B, INDEX_A, A)
+            (INDEX_B, INDEX_A)
         };
         let secrets = [[0x11; 32], [0x22; 32]];
         let arena = Arena::new(
@@ -428,11 +437,12 @@ impl<B: Backend> Rig<B> {
     /// # Panics
     /// Memory is short.
     pub fn new(a: B, b: B, net: Option<SimNet>, setup: &Setup) -> Rig<B> {
-        let capacity = [a.rx_capacity_bytes(), b.rx_capacity_bytes()];
+        let peer = |x: &B| (x.local_addr(), x.rx_capacity_bytes());
+        let peers = [peer(&a), peer(&b)];
         let tap = |inner, salt| Tap::new(inner, Damage::default(), setup.seed ^ salt);
         Rig {
-            a: Side::new(tap(a, 0xa), true, setup, capacity[1]),
-            b: Side::new(tap(b, 0xb), false, setup, capacity[0]),
+            a: Side::new(tap(a, 0xa), true, setup, peers[1]),
+            b: Side::new(tap(b, 0xb), false, setup, peers[0]),
             net,
             now: 0,
         }

@@ -396,7 +396,7 @@ impl<B: Backend> Core<B> {
             ready += b;
             tx += lane.tx_pending();
         }
-        let backend = self.backend.stats();
+        let backend = self.backend.glance();
         for (counter, value) in [
             (Counter::RxSocketDropped, backend.rx_kernel_drops),
             (Counter::RxDirect, backend.rx_direct),

@@ -1,7 +1,9 @@
 //! Two daemons in two network namespaces, driven by the command-line program, as a user does it.
 //!
 //! `CTP96_E2E_MIB` sets the MiB sent each way (default 1,024), `CTP96_E2E_LONG_MIB` those of the
-//! long transfer (default 10,240); `CTP96_E2E_XDP_MIB` those of each case over AF_XDP (default 64). One test runs at a time: they share two cores and the disk.
+//! long transfer (default 10,240). Over AF_XDP those of a daemon that is killed are twice
+//! `CTP96_E2E_XDP_MIB` (default 64), those of the long transfer 16 times. One test runs at a time:
+//! they share two cores and the disk.
 
 mod af_xdp;
 

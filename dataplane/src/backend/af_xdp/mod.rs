@@ -41,10 +41,10 @@ use super::{Backend, Burst, DropCause, FlushReport, Stats, TxFrame, poll};
 use crate::ring::Wakeup;
 use crate::wire::eth::{self, EthError};
 use inlet::Inlet;
-use nic::Nic;
+use nic::{Dropped, Nic};
 use paths::Paths;
 use rx::{Arrival, Place, RxSide};
-use socket::{Inflow, Xsk};
+use socket::{Inflow, Xsk, XskDrops};
 use tx::{Posted, TxSide};
 
 /// A frame remembers its path in the low bits of its tag and its ECN bits above.
@@ -72,6 +72,8 @@ pub struct AfXdp {
     kernel_ready: Arc<AtomicBool>,
     wakeup: Arc<Wakeup>,
     nic: Arc<Nic>,
+    /// Drops of our sockets as the watcher saw them last.
+    dropped: Vec<Arc<Dropped>>,
     queue: u32,
     local: SocketAddr,
     /// Of every core, ours among them; empty where there is one core.
@@ -432,9 +434,19 @@ impl Backend for AfXdp {
     }
 
     fn stats(&self) -> Stats {
-        let mut s = self.stats;
         let further = self.more.iter().map(Inflow::drops);
-        for drops in further.chain([self.xsk.drops()]) {
+        self.stats_with(further.chain([self.xsk.drops()]))
+    }
+
+    fn glance(&self) -> Stats {
+        self.stats_with(self.dropped.iter().map(|d| d.get()))
+    }
+}
+
+impl AfXdp {
+    fn stats_with(&self, dropped: impl Iterator<Item = XskDrops>) -> Stats {
+        let mut s = self.stats;
+        for drops in dropped {
             s.rx_kernel_drops += drops.rx;
             s.rx_errors += drops.refused;
         }

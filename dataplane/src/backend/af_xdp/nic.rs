@@ -1,10 +1,11 @@
 //! What the sockets of all cores share: the interface with our XDP program on it, and a thread that
-//! follows routes and neighbours so that the cores need no system call for them.
+//! follows routes, neighbours and the sockets' drop counters, so that the cores need no system call for
+//! them.
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use xdp_prog::{Program, Verdicts};
 
 use super::netlink::{CHANGES, Link, Netlink};
 use super::paths::{Hop, Hops, MAX_PATHS};
+use super::socket::{XskDrops, drops};
 use crate::ring::Wakeup;
 
 /// How often a next hop without a MAC address is looked for again.
@@ -23,6 +25,32 @@ const RETRY: Duration = Duration::from_secs(1);
 const CONFIRM: Duration = Duration::from_secs(20);
 /// Changes that come in a row are taken together.
 const SETTLE: Duration = Duration::from_millis(10);
+
+/// How often the drop counters of the sockets are read.
+const SAMPLE: Duration = Duration::from_millis(100);
+
+/// What a socket had dropped when the watcher last looked.
+#[derive(Debug, Default)]
+pub(super) struct Dropped {
+    rx: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Dropped {
+    pub(super) fn get(&self) -> XskDrops {
+        XskDrops {
+            rx: self.rx.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A socket whose drops are read. Its descriptor keeps the queue taken, so it goes with the socket.
+struct Sampled {
+    queue: u32,
+    fd: OwnedFd,
+    dropped: Arc<Dropped>,
+}
 
 /// The kernel's socket of one core, as the watcher sees it.
 pub(super) struct KernelSide {
@@ -41,9 +69,14 @@ pub(super) struct Shared {
     asks: Sender<IpAddr>,
     wakeup: Wakeup,
     stop: AtomicBool,
+    sampled: Mutex<Vec<Sampled>>,
 }
 
 impl Shared {
+    fn sampled(&self) -> std::sync::MutexGuard<'_, Vec<Sampled>> {
+        self.sampled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has the watcher find the way to `ip`. A full queue costs nothing: the next frame to it asks
     /// again only after the table changed, and until then it goes through the kernel.
     pub(super) fn ask(&self, ip: IpAddr) {
@@ -76,6 +109,7 @@ impl Nic {
             asks,
             wakeup: Wakeup::new()?,
             stop: AtomicBool::new(false),
+            sampled: Mutex::new(Vec::new()),
         });
         let watcher = Watcher {
             shared: shared.clone(),
@@ -99,17 +133,30 @@ impl Nic {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Frames of `queue` go to `socket` from now on.
-    pub(super) fn set_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let mut program = self.program();
-        program
+    /// Frames of `queue` go to `socket` from now on; gives where its drops can be read.
+    pub(super) fn set_socket(
+        &self,
+        queue: u32,
+        socket: BorrowedFd<'_>,
+    ) -> io::Result<Arc<Dropped>> {
+        let fd = socket.try_clone_to_owned()?;
+        self.program()
             .set_socket(queue, socket)
-            .map_err(|e| io::Error::other(e.to_string()))
+            .map_err(|e| io::Error::other(e.to_string()))?;
+        let dropped = Arc::<Dropped>::default();
+        self.shared.sampled().push(Sampled {
+            queue,
+            fd,
+            dropped: dropped.clone(),
+        });
+        self.shared.wakeup.wake();
+        Ok(dropped)
     }
 
     /// Frames of `queue` go to the kernel again.
     pub(super) fn clear_socket(&self, queue: u32) {
         self.program().clear_socket(queue);
+        self.shared.sampled().retain(|s| s.queue != queue);
     }
 
     /// What the program has decided so far.
@@ -195,11 +242,19 @@ impl Watcher {
             let _ = self.poll.add(k.fd, libc::EPOLLIN | libc::EPOLLET, i as u64);
         }
         let mut confirmed = Instant::now();
+        // When it last looked for the ways to all peers.
+        let mut looked = Instant::now();
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 16];
         while !self.shared.stop.load(Ordering::Acquire) {
             let lacking = self.shared.hops.all().iter().any(|(_, known)| !known);
-            let due = CONFIRM.saturating_sub(confirmed.elapsed());
-            let timeout = if lacking { RETRY.min(due) } else { due };
+            let mut due = CONFIRM.saturating_sub(confirmed.elapsed());
+            if lacking {
+                due = due.min(RETRY.saturating_sub(looked.elapsed()));
+            }
+            let timeout = match self.sample() {
+                true => due.min(SAMPLE),
+                false => due,
+            };
             self.shared.wakeup.prepare_sleep();
             let n = if self.inbox.is_empty() && !self.shared.stop.load(Ordering::Acquire) {
                 self.poll.wait(&mut events, timeout)
@@ -207,7 +262,8 @@ impl Watcher {
                 0
             };
             self.shared.wakeup.cancel();
-            let mut changed = n == 0;
+            let late = n == 0 && timeout == due;
+            let mut changed = late;
             for e in &events[..n] {
                 match e.u64 {
                     EVENTS => changed = true,
@@ -224,6 +280,7 @@ impl Watcher {
                 self.resolve(ip, true);
             }
             if changed {
+                looked = Instant::now();
                 if n > 0 {
                     // Nobody waits for this: frames go through the kernel meanwhile.
                     std::thread::sleep(SETTLE);
@@ -234,10 +291,21 @@ impl Watcher {
                     confirmed = Instant::now();
                 }
                 for (ip, known) in self.shared.hops.all() {
-                    self.resolve(ip, confirm || (!known && n == 0));
+                    self.resolve(ip, confirm || (!known && late));
                 }
             }
         }
+    }
+
+    /// Reads what the sockets have dropped; says whether there are any.
+    fn sample(&self) -> bool {
+        let sampled = self.shared.sampled();
+        for s in sampled.iter() {
+            let now = drops(s.fd.as_fd());
+            s.dropped.rx.store(now.rx, Ordering::Relaxed);
+            s.dropped.refused.store(now.refused, Ordering::Relaxed);
+        }
+        !sampled.is_empty()
     }
 
     /// Finds the way to `ip` and stores it; `discover` also makes the kernel look for the

@@ -434,9 +434,9 @@ impl Seat {
             rx.refill(i + 1, &mut inflow.fill);
         }
         let tx = TxSide::new(region.clone(), g.rx_bytes(), (g.chunk, g.run), TX_FRAMES);
-        self.nic.set_socket(self.queue, xsk.fd())?;
+        let mut dropped = vec![self.nic.set_socket(self.queue, xsk.fd())?];
         for inflow in &more {
-            self.nic.set_socket(inflow.queue, inflow.fd())?;
+            dropped.push(self.nic.set_socket(inflow.queue, inflow.fd())?);
         }
         // What came before the socket was there.
         self.kernel_ready.store(true, Ordering::Relaxed);
@@ -483,6 +483,7 @@ impl Seat {
             },
             xsk,
             more,
+            dropped,
             turn: 0,
             rx,
             tx,

@@ -317,7 +317,7 @@ fn kick_rx(fd: BorrowedFd<'_>) {
     };
 }
 
-fn drops(fd: BorrowedFd<'_>) -> XskDrops {
+pub(super) fn drops(fd: BorrowedFd<'_>) -> XskDrops {
     match get::<libc::xdp_statistics>(fd, libc::SOL_XDP, libc::XDP_STATISTICS) {
         // The counter of an empty fill ring also grows while nothing is lost (a driver that looks
         // ahead), and a frame lost to it is in `rx_dropped` as well.

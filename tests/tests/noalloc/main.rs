@@ -1,8 +1,11 @@
 //! The data path allocates nothing after start: a counting allocator watches the one thread that
 //! runs both lane cores and both applications over the memory backend, with loss so that repair,
-//! erasure decoding and retransmission run too.
+//! erasure decoding and retransmission run too. The same over AF_XDP, between two namespaces, where a
+//! tracer sees to it that the kernel is called for nothing but the rings.
 
-use ctp96::backend::mem;
+mod af_xdp;
+
+use ctp96::backend::{Backend, mem};
 use ctp96::base::Nanos;
 use ctp96::codec::Policy;
 use ctp96::crypto::Provider;
@@ -70,7 +73,7 @@ fn allocations<T>(f: impl FnOnce() -> T) -> (T, u64, String) {
 }
 
 /// Moves `bytes` each way; `loss` of all frames vanish.
-fn transfer(rig: &mut Rig<mem::MemBackend>, bytes: u64, content: &[u8]) {
+fn transfer<T: Backend>(rig: &mut Rig<T>, bytes: u64, content: &[u8]) {
     let limit = rig.now() + 100_000_000_000 as Nanos;
     let mut sent = [0u64; 2];
     let mut got = [0u64; 2];
