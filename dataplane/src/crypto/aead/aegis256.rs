@@ -2,7 +2,8 @@
 //! CPU has AES-NI, else by libaegis.
 //!
 //! What makes it worth having beside AEGIS-256X2 is that the kernels work on several frames at once:
-//! two with AES-NI, four with VAES and AVX-512. All else is as there ([`aegis256x2`](super::aegis256x2)): the nonce, and that there is no key schedule.
+//! two with AES-NI, four with VAES. All else is as there
+//! ([`aegis256x2`](super::aegis256x2)): the nonce, and that there is no key schedule.
 
 #[cfg(target_arch = "x86_64")]
 use super::aegis_ni::{AesNi, wide::Wide};

@@ -4,12 +4,13 @@
 //! implementation, keeping a state that can be fed in pieces, wiping it) costs as much here as a
 //! good part of the message itself: see docs/ARCHITECTURE.md for the figures. This kernel keeps the
 //! twelve AES blocks of the state in registers from the first byte to the tag: those of one message
-//! of AEGIS-256X2 (this file), or six each of two messages of AEGIS-256 ([`plain`]). Where there are
-//! VAES and AVX-512, six registers are the states of four messages of AEGIS-256 ([`wide`]). libaegis
-//! remains the reference: the tests compare the two, and so does the calibration at every start.
+//! of AEGIS-256X2 (this file), or six each of two messages of AEGIS-256 ([`plain`]). Where there is
+//! VAES, six registers of 512 bits ([`wide`]) or twelve of 256 ([`wide256`]) are the states of four
+//! messages of AEGIS-256. libaegis remains the reference: the tests compare the two, and so does the calibration at every start.
 
 pub(super) mod plain;
 pub(super) mod wide;
+mod wide256;
 
 use crate::base::limits::TAG_LEN;
 use std::arch::x86_64::{

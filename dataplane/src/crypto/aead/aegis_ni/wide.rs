@@ -12,6 +12,7 @@
 
 use super::super::NONCE_LEN;
 use super::plain::{lengthened, load_header};
+use super::wide256::Wide256;
 use super::{C0, C1, load, padded, store};
 use crate::base::limits::TAG_LEN;
 use std::arch::x86_64::{
@@ -21,23 +22,40 @@ use std::arch::x86_64::{
     _mm512_xor_si512,
 };
 
-/// Messages that a register holds a block of.
-const LANES: usize = 4;
+/// Messages that a register holds a block of: most at once.
+pub(super) const LANES: usize = 4;
 /// Bytes of each message that are loaded, and stored, at once.
 const STEP: usize = LANES * 16;
 
 /// Proof that this CPU has what these functions are compiled for.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::crypto::aead) struct Wide(());
+pub(in crate::crypto::aead) struct Wide512(());
 
-impl Wide {
+impl Wide512 {
     /// `None` where instructions are missing.
-    pub(in crate::crypto::aead) fn detect() -> Option<Wide> {
+    fn detect() -> Option<Wide512> {
         let all = is_x86_feature_detected!("aes")
             && is_x86_feature_detected!("avx")
             && is_x86_feature_detected!("vaes")
             && is_x86_feature_detected!("avx512f");
-        all.then_some(Wide(()))
+        all.then_some(Wide512(()))
+    }
+}
+
+/// The widest registers that this CPU has for VAES.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::crypto::aead) enum Wide {
+    /// These functions.
+    Avx512(Wide512),
+    /// Those of [`wide256`](super::wide256).
+    Avx2(Wide256),
+}
+
+impl Wide {
+    /// `None` where there is no VAES.
+    pub(in crate::crypto::aead) fn detect() -> Option<Wide> {
+        let wide = Wide512::detect().map(Wide::Avx512);
+        wide.or_else(|| Wide256::detect().map(Wide::Avx2))
     }
 
     /// Encrypts each of two to four `plains` to its place in `texts`, and returns the tags in their
@@ -51,8 +69,11 @@ impl Wide {
         plains: &[&[u8]],
         texts: &mut [&mut [u8]],
     ) -> [[u8; TAG_LEN]; LANES] {
-        // SAFETY: `self` exists only where `detect` found all features.
-        unsafe { seal(key, nonces, aads, plains, texts) }
+        match self {
+            // SAFETY: the proof exists only where `detect` found all features.
+            Wide::Avx512(_) => unsafe { seal(key, nonces, aads, plains, texts) },
+            Wide::Avx2(wide) => wide.seal(key, nonces, aads, plains, texts),
+        }
     }
 
     /// Decrypts each of two to four `texts` to its place in `outs`, and returns the tags that they
@@ -66,8 +87,11 @@ impl Wide {
         texts: &[&[u8]],
         outs: &mut [&mut [u8]],
     ) -> [[u8; TAG_LEN]; LANES] {
-        // SAFETY: `self` exists only where `detect` found all features.
-        unsafe { open(key, nonces, aads, texts, outs) }
+        match self {
+            // SAFETY: as in `seal`.
+            Wide::Avx512(_) => unsafe { open(key, nonces, aads, texts, outs) },
+            Wide::Avx2(wide) => wide.open(key, nonces, aads, texts, outs),
+        }
     }
 }
 
@@ -329,8 +353,9 @@ fn crypt<const N: usize, const OPEN: bool>(
     with_nonces::<N, OPEN>(key, lengthened(nonces), aads, *first(ins), outs)
 }
 
+/// The first `N`, where a caller is bound to give as many.
 #[inline]
-fn first<T, const N: usize>(all: &[T]) -> &[T; N] {
+pub(super) fn first<T, const N: usize>(all: &[T]) -> &[T; N] {
     all.first_chunk()
         .expect("as many of each as there are messages")
 }
