@@ -80,6 +80,8 @@ fn traced() {
 }
 
 /// System calls, by number, that the traced process makes between its two marks.
+// It is waited for by its number, with its threads.
+#[allow(clippy::zombie_processes)]
 fn calls() -> BTreeMap<u64, u64> {
     let exe = std::env::current_exe().expect("this test's program");
     let child = Command::new(exe)
