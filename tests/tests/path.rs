@@ -272,9 +272,10 @@ fn a_router_that_clears_marks_is_noticed_and_no_more_are_sent() {
         let p = pair(&lab, v6, |b| b);
         p.transfer(40, |_, _| ());
         let ecn = p
-            .await_path("cleared marks", |p| p.ecn.state != EcnState::Off)
+            .await_path("cleared marks", |p| p.ecn.state == EcnState::Bleached)
             .ecn;
-        assert_eq!((ecn.state, ecn.sent), (EcnState::Bleached, 10), "v6 {v6}");
+        // Ten, and what was claimed together with the tenth.
+        assert!((10..14).contains(&ecn.sent), "v6 {v6}: {ecn:?}");
         assert_eq!(p.counter(false, Counter::EcnFailures), 1);
     }
 }
