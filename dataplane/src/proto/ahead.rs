@@ -112,7 +112,7 @@ impl Ahead {
         self.loss
     }
 
-    /// The plan for now. `in_flight` is how many slots the lane has under way: each waits for the
+    /// The plan for what is sent next. `in_flight` is how many slots the lane has under way: each waits for the
     /// slowest before it.
     pub(super) fn plan(&mut self, in_flight: u64) -> Plan {
         if self.age >= PLAN_FRAMES {

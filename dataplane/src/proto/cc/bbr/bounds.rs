@@ -29,7 +29,7 @@ const DRAIN_TIMES: u64 = 2;
 pub(super) struct Bounds {
     /// Most bytes in flight that did not congest the path.
     pub(super) inflight_hi: u64,
-    /// The same for now, and rate, after congestion and until the next probing.
+    /// The same, and rate, between congestion and the next probing.
     pub(super) inflight_lo: u64,
     pub(super) bw_lo: u64,
     bw_latest: u64,
