@@ -8,6 +8,7 @@ use crate::base::clock::Clock;
 use crate::base::limits::{MAX_LANES, MAX_SYMBOL_LEN};
 use crate::fec::Fec;
 use crate::obs::{Counter, Hist, ThreadStats};
+use crate::proto::ecn::CE;
 use crate::stage::{FrameCtx, Lane, SendCtx};
 use crate::wire::{Header, ParseError};
 use crossbeam_channel::{Receiver, Sender};
@@ -240,7 +241,7 @@ impl<B: Backend> Core<B> {
             ctx.ecn = burst.ecn();
             ctx.queue = burst.queue();
             if ctx.ecn != 0 {
-                let (all, ce) = (burst.segments() as u64, ctx.ecn == 3);
+                let (all, ce) = (burst.segments() as u64, ctx.ecn == CE);
                 self.stats.counters.add(Counter::RxFramesEct, all);
                 let marked = if ce { all } else { 0 };
                 self.stats.counters.add(Counter::RxFramesCe, marked);

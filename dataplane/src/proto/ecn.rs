@@ -23,6 +23,8 @@ pub const TEST_FRAMES: u64 = 10;
 pub const RETRY_NS: Nanos = 600_000_000_000;
 /// ECT(0) in the two bits of the IP header (RFC 3168).
 pub const ECT0: u8 = 2;
+/// Congestion experienced, there too.
+pub const CE: u8 = 3;
 
 /// What is known of a path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
