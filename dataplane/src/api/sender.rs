@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// Bytes that may wait for their first transmission before the application has to wait. Deeper
 /// queues gain nothing (the path is full either way) and cost the cache: slots would be sealed
 /// after they have left it. Two slots may wait whatever their size, so that the core never starves.
-const BACKLOG_BYTES: usize = 512 << 10;
+const BACKLOG_BYTES: usize = 1 << 20;
 /// Records up to this many bytes share a slot with others; larger messages get slots of their own.
 const RECORD_MAX: usize = 16 << 10;
 

@@ -90,6 +90,26 @@ pub trait Backend {
         self.claim_flow(to, flow, len)
     }
 
+    /// `N` frames in a row, as [`Backend::claim_marked`] for each; nothing where there is no room for all of
+    /// them, and there may be for one.
+    #[inline]
+    fn claim_run<const N: usize>(
+        &mut self,
+        to: &SocketAddr,
+        with: (u16, u8),
+        len: usize,
+    ) -> Option<[TxFrame; N]> {
+        claim_singly(self, to, with, len)
+    }
+
+    /// [`Backend::commit`] for all frames of a run.
+    #[inline]
+    fn commit_run<const N: usize>(&mut self, frames: [TxFrame; N]) {
+        for frame in frames {
+            self.commit(frame);
+        }
+    }
+
     /// Frames claimed from here on do not leave in one piece with those before: a super-packet that
     /// the path does not carry is dropped whole where software forwards it.
     fn cut(&mut self) {}
@@ -136,4 +156,26 @@ pub trait Backend {
     fn glance(&self) -> Stats {
         self.stats()
     }
+}
+
+/// `N` frames one after the other; none where there is no room for all.
+#[inline]
+fn claim_singly<const N: usize, B: Backend + ?Sized>(
+    backend: &mut B,
+    to: &SocketAddr,
+    with: (u16, u8),
+    len: usize,
+) -> Option<[TxFrame; N]> {
+    let mut frames = [const { None }; N];
+    for place in &mut frames {
+        *place = backend.claim_marked(to, with, len);
+        if place.is_none() {
+            break;
+        }
+    }
+    if frames.iter().all(Option::is_some) {
+        return Some(frames.map(|f| f.expect("all are there: checked just above")));
+    }
+    frames.into_iter().flatten().for_each(|f| backend.cancel(f));
+    None
 }

@@ -28,6 +28,23 @@ impl Bits96 {
         true
     }
 
+    /// Adds `i, .., i + n - 1`, all below 64: what goes beyond is ignored.
+    pub const fn insert_run(&mut self, i: usize, n: usize) {
+        if i < 64 && n > 0 {
+            let ones = if n >= 64 { u64::MAX } else { (1 << n) - 1 };
+            self.0 |= (ones << i) as u128;
+        }
+    }
+
+    /// How many of `i, .., 63` are no members before the first that is; 0 for `i` of 64 and above.
+    pub const fn gap(self, i: usize) -> usize {
+        if i >= 64 {
+            return 0;
+        }
+        let n = (self.0 as u64 >> i).trailing_zeros() as usize;
+        if n > 64 - i { 64 - i } else { n }
+    }
+
     /// Removes `i`.
     pub const fn remove(&mut self, i: usize) {
         if i < 96 {
@@ -194,6 +211,20 @@ mod tests {
             prop_assert_eq!(s.shift_down(n).iter().collect::<Vec<_>>(), down);
             prop_assert_eq!(s.leading_run(), (0..96).take_while(|i| o.contains(i)).count());
             prop_assert_eq!(Bits96::first(n).len(), n.min(96));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn runs_are_members_one_by_one(there in 0u64.., i in 0usize..70, n in 0usize..70) {
+            let mut runs = Bits96::EMPTY;
+            (0..64).filter(|b| there >> b & 1 == 1).for_each(|b| { runs.insert(b); });
+            let mut single = runs;
+            let gap = (i..64).take_while(|&b| !single.contains(b)).count();
+            prop_assert_eq!(runs.gap(i), gap);
+            runs.insert_run(i, n);
+            (i..(i + n).min(64)).for_each(|b| { single.insert(b); });
+            prop_assert_eq!(runs, single);
         }
     }
 

@@ -63,6 +63,26 @@ impl ReplayWindow {
         true
     }
 
+    /// [`commit`](Self::commit) for `pn` and the `n - 1` numbers after it.
+    #[inline]
+    pub fn commit_run(&mut self, pn: u64, n: u64) {
+        let last = pn.saturating_add(n.saturating_sub(1));
+        match self.greatest {
+            // All new, and in one word.
+            Some(greatest) if pn > greatest && n > 0 && pn % WORD_BITS + n <= WORD_BITS => {
+                self.clear_after(greatest, last);
+                self.greatest = Some(last);
+                let (word, _) = place(pn);
+                self.bits[word] |= u64::MAX >> (WORD_BITS - n) << (pn % WORD_BITS);
+            }
+            _ => {
+                for i in 0..n {
+                    self.commit(pn.saturating_add(i));
+                }
+            }
+        }
+    }
+
     #[inline]
     fn is_set(&self, pn: u64) -> bool {
         let (word, bit) = place(pn);
@@ -205,6 +225,21 @@ mod tests {
                 at = at.wrapping_add_signed(step);
                 at
             })));
+        }
+
+        #[test]
+        fn a_run_is_one_number_after_the_other(
+            start in prop_oneof![Just(0u64), 0u64..1 << 40],
+            steps in prop::collection::vec((-70i64..20_000, 1u64..70), 1..60),
+        ) {
+            let (mut single, mut runs) = (ReplayWindow::new(), ReplayWindow::new());
+            let mut at = start;
+            for (step, n) in steps {
+                at = at.saturating_add_signed(step);
+                (at..at + n).for_each(|pn| { single.commit(pn); });
+                runs.commit_run(at, n);
+                prop_assert_eq!((&runs.bits, runs.greatest), (&single.bits, single.greatest));
+            }
         }
     }
 }

@@ -22,6 +22,9 @@ const TABLE: usize = 256;
 const NO_LANE: u16 = u16::MAX;
 /// Frames in [`BULK_SPAN`] that tell a bulk transfer from small messages and acknowledgements.
 const BULK_FRAMES: usize = 16;
+/// A round in which less came than this was hardly worth its system calls and the change to the
+/// application's thread, where as much and more comes in [`BULK_SPAN`].
+const LIGHT_BYTES: u64 = 256 << 10;
 /// Time over which arrivals are counted for that, nanoseconds.
 const BULK_SPAN: Nanos = 200_000;
 /// How often figures for operators are refreshed, nanoseconds.
@@ -52,8 +55,11 @@ pub struct Core<B: Backend> {
     stage_clock: Clock,
     /// Whether [`BULK_FRAMES`] came in the last [`BULK_SPAN`] that has ended.
     bulk: bool,
-    /// Frames since the present span began, and when it ends.
-    arriving: (usize, Nanos),
+    /// Whether [`LIGHT_BYTES`] came in that span, and what came in the latest round.
+    heavy: bool,
+    came: u64,
+    /// Frames and bytes since the present span began, and when it ends.
+    arriving: (usize, u64, Nanos),
 }
 
 impl<B: Backend> Core<B> {
@@ -83,7 +89,9 @@ impl<B: Backend> Core<B> {
             stop: false,
             stage_clock: Clock::start(),
             bulk: false,
-            arriving: (0, 0),
+            heavy: false,
+            came: 0,
+            arriving: (0, 0, 0),
         }
     }
 
@@ -102,6 +110,15 @@ impl<B: Backend> Core<B> {
         self.bulk
     }
 
+    /// Whether so little of a fast transfer had come in the latest round, with nothing to send beside
+    /// it, that the next round is worth more if it comes later. A slow sender may be waiting for what
+    /// is told to it then.
+    pub fn light(&self) -> bool {
+        self.heavy
+            && (1..LIGHT_BYTES).contains(&self.came)
+            && self.lanes.iter().flatten().all(|l| l.tx_pending() == 0)
+    }
+
     /// Whether a stop was asked for.
     pub fn stopped(&self) -> bool {
         self.stop
@@ -111,7 +128,8 @@ impl<B: Backend> Core<B> {
     pub fn step(&mut self, now: Nanos) -> bool {
         self.stats.counters.add(Counter::CoreSteps, 1);
         let mut worked = self.take_commands(now);
-        worked |= self.receive(now);
+        self.came = self.receive(now);
+        worked |= self.came > 0;
         worked |= self.send(now);
         if now.saturating_sub(self.status_at) >= STATUS_EVERY {
             self.status_at = now;
@@ -197,7 +215,7 @@ impl<B: Backend> Core<B> {
 
     fn weigh(&mut self) {
         let lanes = self.lanes.iter().flatten();
-        self.turns.weigh(lanes.map(|l| (l.weight(), l.frame_len())));
+        self.turns.weigh(lanes.map(|l| l.weight()));
     }
 
     fn send_raw(&mut self, to: &std::net::SocketAddr, bytes: &[u8]) {
@@ -212,17 +230,28 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    fn receive(&mut self, now: Nanos) -> bool {
-        if now >= self.arriving.1 {
-            self.bulk = self.arriving.0 >= BULK_FRAMES;
-            self.arriving = (0, now + BULK_SPAN);
+    /// Tells applications of what came in, before the thread sleeps.
+    pub fn announce(&mut self) {
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.announce();
+        }
+    }
+
+    /// Handles what has come in; says how many bytes that were.
+    fn receive(&mut self, now: Nanos) -> u64 {
+        let (frames, bytes, end) = self.arriving;
+        if now >= end {
+            self.bulk = frames >= BULK_FRAMES;
+            self.heavy = bytes >= LIGHT_BYTES;
+            self.arriving = (0, 0, now + BULK_SPAN);
         }
         let start = self.stage_clock.now();
         if self.backend.recv(&mut self.bursts).is_err() {
             self.stats.counters.add(Counter::RxErrors, 1);
         }
         if self.bursts.is_empty() {
-            return false;
+            self.announce();
+            return 0;
         }
         let got = self.stage_clock.now();
         self.arriving.0 += self.bursts.iter().map(Burst::segments).sum::<usize>();
@@ -236,6 +265,7 @@ impl<B: Backend> Core<B> {
             queue: None,
             scratch: &mut self.scratch,
         };
+        let mut came = 0;
         for mut burst in self.bursts.drain(..) {
             let from = burst.from();
             ctx.ecn = burst.ecn();
@@ -254,9 +284,9 @@ impl<B: Backend> Core<B> {
                 let frame = &mut left[..end];
                 let mut done = 1;
                 let exit = match Header::parse(frame) {
-                    Err(ParseError::Oversized) => Counter::RxOversized,
-                    Err(e) if e.is_foreign() => Counter::RxForeign,
-                    Err(_) => Counter::RxMalformed,
+                    Err(ParseError::Oversized) => Some(Counter::RxOversized),
+                    Err(e) if e.is_foreign() => Some(Counter::RxForeign),
+                    Err(_) => Some(Counter::RxMalformed),
                     Ok(h) if h.kind.is_handshake() => {
                         let e = CoreEvent::Handshake {
                             from,
@@ -264,7 +294,7 @@ impl<B: Backend> Core<B> {
                         };
                         // A full queue drops the handshake; the peer sends it again.
                         let _ = self.events.try_send(e);
-                        Counter::RxHandshake
+                        Some(Counter::RxHandshake)
                     }
                     Ok(h) => {
                         let place = match &self.table[h.session as usize % TABLE] {
@@ -277,36 +307,43 @@ impl<B: Backend> Core<B> {
                             Some(Some(lane)) => {
                                 if lane.opens_groups()
                                     && let Some(exits) = lane.on_group(&h, left, segment, &mut ctx)
-                                    && let [others @ .., last] = exits.all()
                                 {
-                                    for exit in others {
-                                        self.stats.counters.add(exit.counter(), 1);
-                                    }
-                                    done += others.len();
-                                    last.counter()
+                                    exits.count(&self.stats.counters);
+                                    done = exits.frames();
+                                    None
                                 } else {
-                                    lane.on_frame(&h, &mut left[..end], &mut ctx).counter()
+                                    let frame = &mut left[..end];
+                                    Some(lane.on_frame(&h, frame, &mut ctx).counter())
                                 }
                             }
-                            _ => Counter::RxForeign,
+                            _ => Some(Counter::RxForeign),
                         }
                     }
                 };
-                self.stats.counters.add(exit, 1);
+                if let Some(exit) = exit {
+                    self.stats.counters.add(exit, 1);
+                }
                 let (_, after) = left.split_at_mut((done * segment).min(left.len()));
                 (frames, left) = (frames + done as u64, after);
             }
             self.stats.counters.add(Counter::RxFrames, frames);
             self.stats.counters.add(Counter::RxBytes, bytes);
+            came += bytes;
+            self.arriving.1 += bytes;
             self.backend.release(burst);
         }
         for lane in self.lanes.iter_mut().flatten() {
-            lane.announce();
+            // More of a bulk transfer follows at once: the round that finds nothing tells of it.
+            if self.bulk {
+                lane.announce_late(now);
+            } else {
+                lane.announce();
+            }
         }
         self.stats
             .hists
             .record(Hist::StageOpen, self.stage_clock.now() - got);
-        true
+        came
     }
 
     fn send(&mut self, now: Nanos) -> bool {

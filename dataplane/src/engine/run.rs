@@ -21,7 +21,7 @@ const CROWDED_FOR: u32 = 64;
 /// In the midst of a bulk transfer a core that has caught up lets frames gather for so long instead
 /// of polling for each: a timer costs less than the empty polls, and unlike a wait for the socket
 /// it costs the sending side nothing. Network cards hold interrupts back for as long.
-const NAP: Nanos = 100_000;
+const NAP: Nanos = 200_000;
 /// No nap is taken that would be shorter: the timer alone takes a few microseconds.
 const MIN_NAP: Nanos = 5_000;
 /// Naps in a row after which the transfer is taken to have paused.
@@ -44,17 +44,15 @@ pub fn run<B: Backend>(core: &mut Core<B>, clock: Clock, counters: &CounterSet) 
                 spin.paid(idle);
             }
             idle = 0;
+            if core.light() {
+                core.announce();
+                nap(core, now);
+            }
             continue;
         }
         idle += 1;
-        if idle < MAX_NAPS && core.bulk() {
-            let due = core
-                .next_timeout(now)
-                .map_or(NAP, |t| t.saturating_sub(now));
-            if due >= MIN_NAP {
-                std::thread::sleep(Duration::from_nanos(due.min(NAP)));
-                continue;
-            }
+        if idle < MAX_NAPS && core.bulk() && nap(core, now) {
+            continue;
         }
         if idle < spin.rounds && crowded == 0 {
             // The application may live on this very core: let it run.
@@ -85,6 +83,17 @@ pub fn run<B: Backend>(core: &mut Core<B>, clock: Clock, counters: &CounterSet) 
         wakeup.cancel();
         idle = 0;
     }
+}
+
+/// Lets frames gather, unless a timer is due before that is worth it.
+fn nap<B: Backend>(core: &Core<B>, now: Nanos) -> bool {
+    let due = core
+        .next_timeout(now)
+        .map_or(NAP, |t| t.saturating_sub(now));
+    if due >= MIN_NAP {
+        std::thread::sleep(Duration::from_nanos(due.min(NAP)));
+    }
+    due >= MIN_NAP
 }
 
 /// How many rounds without work are worth their time.

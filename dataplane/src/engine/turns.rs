@@ -4,11 +4,11 @@
 //! It decides where the core or its backend is the limit. Where the path is, its lanes already share
 //! rate and window by weight ([`crate::proto::path`]).
 
-/// Frames that the heaviest lane may send in one turn: a few GSO super-packets, so that a round stays
-/// short.
-pub(super) const TURN_FRAMES: usize = 176;
-/// A turn's frames are reckoned at least this long, bytes.
-const MIN_FRAME: usize = 1500;
+/// Bytes that the heaviest lane may send in one turn: eight GSO super-packets, so that a round stays
+/// short and fits the L2 cache.
+const TURN_BYTES: u64 = 512 << 10;
+/// Frames, however short: so many take about as long.
+pub(super) const TURN_FRAMES: usize = 352;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -16,7 +16,6 @@ pub(super) struct Turns {
     /// By place of the lane: what it sent beyond its turn, as a number below zero.
     deficits: Vec<i64>,
     heaviest: u32,
-    longest: usize,
     first: usize,
 }
 
@@ -25,7 +24,6 @@ impl Turns {
         Turns {
             deficits: Vec::new(),
             heaviest: 1,
-            longest: MIN_FRAME,
             first: 0,
         }
     }
@@ -38,13 +36,9 @@ impl Turns {
         self.deficits[place] = 0;
     }
 
-    /// Looks at weights and frame lengths of the lanes again.
-    pub(super) fn weigh(&mut self, lanes: impl Iterator<Item = (u32, usize)>) {
-        (self.heaviest, self.longest) = (1, MIN_FRAME);
-        for (weight, frame) in lanes {
-            self.heaviest = self.heaviest.max(weight);
-            self.longest = self.longest.max(frame);
-        }
+    /// Looks at the weights of the lanes again.
+    pub(super) fn weigh(&mut self, weights: impl Iterator<Item = u32>) {
+        self.heaviest = weights.fold(1, u32::max);
     }
 
     /// The place of the `i`-th turn in this round of `n`: another one begins each time, so that a
@@ -61,8 +55,7 @@ impl Turns {
     /// Bytes that the lane at `place` may send now: a frame may begin while they are above zero. The
     /// heaviest lane gets a whole quantum, the others their part of it.
     pub(super) fn begin(&self, place: usize, weight: u32) -> i64 {
-        let whole = (TURN_FRAMES * self.longest) as u64;
-        let part = whole * u64::from(weight) / u64::from(self.heaviest.max(weight).max(1));
+        let part = TURN_BYTES * u64::from(weight) / u64::from(self.heaviest.max(weight).max(1));
         self.deficits.get(place).copied().unwrap_or(0) + part.max(1) as i64
     }
 
@@ -84,7 +77,7 @@ mod tests {
     fn serve(lanes: &[(u32, usize)], rounds: usize, room: i64) -> Vec<i64> {
         let mut t = Turns::new();
         (0..lanes.len()).for_each(|i| t.join(i));
-        t.weigh(lanes.iter().copied());
+        t.weigh(lanes.iter().map(|&(weight, _)| weight));
         let mut sent = vec![0; lanes.len()];
         for _ in 0..rounds {
             let mut room = room;

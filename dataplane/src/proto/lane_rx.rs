@@ -1,6 +1,6 @@
 //! The receiving end of a lane: which symbols are here, when to acknowledge, and what to say.
 
-mod group;
+mod run;
 
 use super::parts::{PartIn, Parts};
 use crate::base::limits::{
@@ -195,17 +195,16 @@ impl LaneRx {
         if !matches!(self.judge(slot, symbol, k, len), Admit::Store { .. }) {
             return Progress::Duplicate;
         }
-        self.put(now, slot, &[symbol], (k, len))
+        let s = &mut self.slots[class(slot, WINDOW_SLOTS)];
+        (s.k, s.len) = (k, len);
+        s.count += u8::from(s.have.insert(usize::from(symbol)));
+        self.progress(now, slot, k)
     }
 
-    /// Enters symbols that nothing speaks against; what the last of them led to.
-    fn put(&mut self, now: Nanos, slot: u64, symbols: &[u8], (k, len): (u8, u16)) -> Progress {
+    /// What follows from the symbols that the slot has now.
+    fn progress(&mut self, now: Nanos, slot: u64, k: u8) -> Progress {
         let c = class(slot, WINDOW_SLOTS);
-        let s = &mut self.slots[c];
-        (s.k, s.len) = (k, len);
-        for &symbol in symbols {
-            s.count += u8::from(s.have.insert(usize::from(symbol)));
-        }
+        let s = &self.slots[c];
         self.seen_end = self.seen_end.max(slot + 1);
         let have = s.have;
         if s.count < k {
@@ -279,11 +278,17 @@ impl LaneRx {
     /// Notes the ECN bits of an authenticated data frame that counts as received.
     #[inline]
     pub fn on_ecn(&mut self, bits: u8) {
+        self.on_ecn_of(bits, 1);
+    }
+
+    /// As [`LaneRx::on_ecn`], for `n` frames.
+    #[inline]
+    pub fn on_ecn_of(&mut self, bits: u8, n: u64) {
         match bits & 3 {
             0 => {}
-            1 => self.ecn.ect1 += 1,
-            2 => self.ecn.ect0 += 1,
-            _ => self.ecn.ce += 1,
+            1 => self.ecn.ect1 += n,
+            2 => self.ecn.ect0 += n,
+            _ => self.ecn.ce += n,
         }
     }
 

@@ -122,6 +122,17 @@ impl SentLog {
         pn
     }
 
+    /// Notes `n` more frames of `len` bytes, sent together with the latest one.
+    #[inline]
+    pub fn on_more(&mut self, n: u64, len: u64) {
+        if let Some(b) = self.bursts.back_mut() {
+            b.frames += n;
+            b.bytes += n * len;
+        }
+        self.bytes_sent += n * len;
+        self.next_pn += n;
+    }
+
     /// Bytes of `frames` frames in flight, by the mean length of what is above the newest
     /// acknowledged packet number.
     pub fn in_flight_bytes(&self, frames: u64) -> u64 {

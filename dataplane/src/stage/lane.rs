@@ -3,9 +3,7 @@
 use super::path::{Path, PathConfig, PathStatus};
 use super::shared::{CloseReason, LaneShared};
 use super::slots::{RxSlot, TxSlot};
-use crate::base::limits::{
-    FRAME_OVERHEAD, MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, SLOT_PREAMBLE_LEN, WINDOW_SLOTS,
-};
+use crate::base::limits::{MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS, SLOT_PREAMBLE_LEN, WINDOW_SLOTS};
 use crate::base::{Bits96, Nanos};
 use crate::crypto::Provider;
 use crate::crypto::lane::{LaneOpener, LaneSealer};
@@ -160,7 +158,6 @@ pub struct Lane {
     /// What one frame carries at most now; longer symbols go in parts.
     pub(super) room: u16,
     pub(super) path: Path,
-    pub(super) symbol_len: usize,
     pub(super) inflight_limit: u32,
     pub(super) level: Level,
     pub(super) linger: Nanos,
@@ -194,6 +191,8 @@ pub struct Lane {
     pub(super) rx_ready: u64,
     /// Slots completed since the application was last woken for some.
     pub(super) unannounced: u32,
+    /// When the first of them was.
+    pub(super) complete_since: Nanos,
     pub(super) rx_free: Vec<SlotBuf>,
     pub(super) repair_free: Vec<SlotBuf>,
     pub(super) opener: LaneOpener,
@@ -286,7 +285,6 @@ pub fn open_lane(
         dest: p.dest,
         room: u16::MAX,
         path: Path::new(&p.probing, p.symbol_len, &p.dest, p.now),
-        symbol_len: p.symbol_len,
         inflight_limit: p.inflight_limit,
         level: p.level,
         linger: p.linger,
@@ -321,6 +319,7 @@ pub fn open_lane(
         rx_released: 0,
         rx_ready: 0,
         unannounced: 0,
+        complete_since: 0,
         rx_free,
         repair_free,
         opener: LaneOpener::new(p.provider, &p.rx_secret, p.lane),
@@ -364,11 +363,6 @@ impl Lane {
     /// Content bytes that one slot holds.
     pub const fn capacity(symbol_len: usize) -> usize {
         symbol_len * MAX_DATA_SYMBOLS - SLOT_PREAMBLE_LEN
-    }
-
-    /// Largest frame of this lane, bytes.
-    pub fn frame_len(&self) -> usize {
-        self.symbol_len + FRAME_OVERHEAD
     }
 
     /// Slots begun and not yet complete, and slots complete and not yet taken.

@@ -14,9 +14,11 @@ use crate::wire::control::{self, Message};
 use crate::wire::{FrameKind, Header, PartHead};
 use std::sync::atomic::Ordering;
 
-/// The application is woken at the end of a batch, or when so many slots wait for it: waking it for
-/// each costs two changes of threads where it runs on the core's CPU.
+/// The application is woken when so many slots wait for it, or one has waited long enough: waking it
+/// for each costs two changes of threads where it runs on the core's CPU.
 const ANNOUNCE_AT: u32 = 8;
+/// How long a complete slot waits for others in the midst of a bulk transfer, nanoseconds.
+const ANNOUNCE_HOLD: Nanos = 200_000;
 
 /// What the stages of a core share while they handle one batch.
 pub struct FrameCtx<'a> {
@@ -371,14 +373,26 @@ impl Lane {
         self.rx_writer.publish(slot);
         self.rx_ready += 1;
         ctx.counters.add(Counter::RxSlotsCompleted, 1);
+        if self.unannounced == 0 {
+            self.complete_since = ctx.now;
+        }
         self.unannounced += 1;
         if self.unannounced >= ANNOUNCE_AT {
             self.announce();
         }
     }
 
+    /// As [`announce`](Self::announce), in the midst of a bulk transfer: where the first of the slots
+    /// has waited for [`ANNOUNCE_HOLD`].
+    #[inline]
+    pub fn announce_late(&mut self, now: Nanos) {
+        if self.unannounced > 0 && now.saturating_sub(self.complete_since) >= ANNOUNCE_HOLD {
+            self.announce();
+        }
+    }
+
     /// Wakes the application for slots that were completed since it was last told. The core calls
-    /// this at the end of each batch.
+    /// this when it has caught up with what came in.
     #[inline]
     pub fn announce(&mut self) {
         if self.unannounced > 0 {

@@ -20,100 +20,94 @@ impl Lane {
         self.sealer.group().min(budget).min(left)
     }
 
-    /// Sends `a`, and symbols after it as long as they are the next ones of the same slot, `most`
-    /// together; says how many frames that were. 0: no frame is free, and `a` is still to be sent.
-    /// What came after them and did not go out with them is deferred, so the order stays.
+    /// Sends `first`, and symbols after it as long as they are the next ones of the same slot, `most`
+    /// together; says how many frames that were. 0: no frame is free, and `first` is still to be sent.
     pub(super) fn send_group<B: Backend>(
         &mut self,
-        a: &TxSymbol,
+        first: &TxSymbol,
         most: usize,
         ctx: &mut SendCtx<B>,
     ) -> Result<usize, CloseReason> {
-        let len = usize::from(a.symbol_len);
-        if self.tx_reader.get(a.slot).is_none() {
+        let len = usize::from(first.symbol_len);
+        if self.tx_reader.get(first.slot).is_none() {
             return Ok(1);
         }
-        // Before the next symbol is taken: only one can be deferred.
-        let Some(frame) = self.claim_symbol(len, ctx) else {
-            return Ok(0);
-        };
-        let (mut symbols, mut frames) = ([*a; MAX_GROUP], [const { None }; MAX_GROUP]);
-        frames[0] = Some(frame);
-        let mut n = 1;
         // As for one after the other, a frame begins while the deficit is above zero.
-        while n < most.min(MAX_GROUP) && ctx.deficit > (n * (len + FRAME_OVERHEAD)) as i64 {
-            let Some(b) = self.tx.poll_send(ctx.now) else {
-                break;
-            };
-            let next = b.slot == a.slot && b.kind == SymbolKind::First && b.parts == 1;
-            let frame = match next {
-                true => self.claim_symbol(len, ctx),
-                false => None,
-            };
-            if frame.is_none() {
-                self.deferred = Some(b);
-                break;
-            }
-            (symbols[n], frames[n]) = (b, frame);
-            n += 1;
-        }
-        let [_, b, c, d] = symbols;
-        let sealed = match frames {
-            [Some(w), None, ..] => self.send_symbol(a, Some(w), ctx).map(|_| ()),
-            [Some(w), Some(x), None, _] => self.seal_symbols([*a, b], [w, x], ctx),
-            [Some(w), Some(x), Some(y), None] => self.seal_symbols([*a, b, c], [w, x, y], ctx),
-            [Some(w), Some(x), Some(y), Some(z)] => {
-                self.seal_symbols([*a, b, c, d], [w, x, y, z], ctx)
-            }
-            // The first one is there.
-            [None, ..] => Ok(()),
+        let due = (ctx.deficit.max(1) as usize).div_ceil(len + FRAME_OVERHEAD);
+        let most = most.min(MAX_GROUP).min(due);
+        let most = most.min(1 + self.tx.granted(ctx.now, first));
+        let sent = match most {
+            2 => self.send_run::<2, B>(first, ctx),
+            3 => self.send_run::<3, B>(first, ctx),
+            4 => self.send_run::<4, B>(first, ctx),
+            _ => None,
         };
-        sealed.map(|()| n)
+        match sent {
+            Some(sent) => sent.map(|()| most),
+            None => self.send_symbol(first, None, ctx).map(usize::from),
+        }
     }
 
-    /// Seals symbols of one slot into a frame each.
+    /// Sends `first` and the `N - 1` symbols after it; nothing is done where there is no room for all.
+    #[inline]
+    fn send_run<const N: usize, B: Backend>(
+        &mut self,
+        first: &TxSymbol,
+        ctx: &mut SendCtx<B>,
+    ) -> Option<Result<(), CloseReason>> {
+        let with = (self.steering.flow(), self.path.ecn.mark());
+        let len = usize::from(first.symbol_len) + FRAME_OVERHEAD;
+        let frames = ctx.backend.claim_run::<N>(&self.dest, with, len)?;
+        self.tx.take_granted(ctx.now, first, N - 1);
+        Some(self.seal_symbols(first, frames, ctx))
+    }
+
+    /// Seals symbols of one slot, `first` and those after it, into a frame each.
+    #[inline]
     fn seal_symbols<const N: usize, B: Backend>(
         &mut self,
-        symbols: [TxSymbol; N],
+        first: &TxSymbol,
         mut frames: [TxFrame; N],
         ctx: &mut SendCtx<B>,
     ) -> Result<(), CloseReason> {
-        let len = usize::from(symbols[0].symbol_len);
+        let len = usize::from(first.symbol_len);
         // All were claimed with it: nothing has left in between.
         let mark = self.path.ecn.mark();
+        let head = self.symbol_header(first);
         let mut heads = [[0; HEADER_LEN]; N];
-        for (head, symbol) in heads.iter_mut().zip(&symbols) {
-            self.symbol_header(symbol).encode(head);
+        for (i, place) in (0..).zip(&mut heads) {
+            head.nth(i).encode(place);
         }
-        let sealed = match self.tx_reader.get(symbols[0].slot) {
-            Some(slot) => {
-                let plains = symbols.each_ref().map(|s| {
-                    let at = usize::from(s.index) * len;
-                    &slot.buf[at..at + len]
+        let at = usize::from(first.index) * len;
+        let content = self.tx_reader.get(first.slot);
+        let sealed = match content.and_then(|slot| slot.buf.get(at..at + N * len)) {
+            Some(content) => {
+                let plains = std::array::from_fn(|i| &content[i * len..(i + 1) * len]);
+                let mut rest = frames.iter_mut();
+                let outs = std::array::from_fn(|_| {
+                    let frame = rest.next().and_then(|f| f.get_mut(HEADER_LEN..));
+                    frame.unwrap_or_default()
                 });
-                let outs = frames
-                    .each_mut()
-                    .map(|f| f.get_mut(HEADER_LEN..).unwrap_or_default());
-                let pns = symbols.each_ref().map(|s| s.pn);
+                let pns = std::array::from_fn(|i| first.pn + i as u64);
                 self.sealer
                     .seal_group(ctx.now, pns, heads.each_mut(), plains, outs)
-                    .map(|sealed| sealed.map_err(|_| CloseReason::KeyLimit))
+                    .map(|sealed| sealed.is_ok())
             }
             // The slot was there when the first frame was claimed.
-            None => [Err(CloseReason::Protocol); N],
+            None => [false; N],
         };
-        for ((sealed, head), mut frame) in sealed.iter().zip(heads).zip(frames) {
+        for ((ok, head), frame) in sealed.into_iter().zip(heads).zip(&mut frames) {
             match frame.first_chunk_mut() {
-                Some(place) if sealed.is_ok() => *place = head,
+                Some(place) if ok => *place = head,
                 // It is claimed and will go out: as zeros, which no receiver accepts.
                 _ => frame.fill(0),
             }
-            ctx.backend.commit(frame);
         }
-        for symbol in &symbols {
-            self.path.ecn.on_sent(ctx.now, symbol.pn, mark);
-        }
+        ctx.backend.commit_run(frames);
         let n = N as u64;
+        for pn in first.pn..first.pn + n {
+            self.path.ecn.on_sent(ctx.now, pn, mark);
+        }
         ctx.counters
             .add(Counter::TxFramesEct, if mark == 0 { 0 } else { n });
         ctx.counters.add(Counter::TxFrames, n);
@@ -121,6 +115,9 @@ impl Lane {
             .add(Counter::TxBytes, n * (len + FRAME_OVERHEAD) as u64);
         ctx.counters.add(Counter::TxSymbolsFirst, n);
         ctx.counters.add(Counter::TxPaired, n);
-        sealed.into_iter().collect()
+        match sealed.contains(&false) {
+            false => Ok(()),
+            true => Err(CloseReason::KeyLimit),
+        }
     }
 }

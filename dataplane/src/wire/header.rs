@@ -217,6 +217,49 @@ impl Header {
         Ok(h)
     }
 
+    /// How many frames of `burst`, which begins with the frame that `self` is the header of and is cut
+    /// every `segment` bytes, hold the data symbols of one slot one after the other, with packet numbers
+    /// one after the other and everything else alike; at most `most`. The `i`-th header is then
+    /// [`nth`](Self::nth)`(i)`, without parsing it.
+    #[inline]
+    pub fn run(&self, burst: &[u8], segment: usize, most: usize) -> usize {
+        let words = |frame: &[u8]| {
+            let (words, _) = frame.get(..HEADER_LEN)?.as_chunks::<8>();
+            Some([words[0], words[1], words[2]].map(u64::from_le_bytes))
+        };
+        if self.kind != FrameKind::Symbol || self.part {
+            return 1;
+        }
+        let Some([kind, pn, slot]) = words(burst) else {
+            return 1;
+        };
+        // Below k no index reaches the next byte, and no number the space of control frames.
+        let most = most
+            .min(usize::from(self.k.saturating_sub(self.symbol)))
+            .min(usize::try_from(CONTROL_PN_BIT - pn.min(CONTROL_PN_BIT)).unwrap_or(usize::MAX));
+        let mut n = 1;
+        for frame in burst.chunks(segment).take(most).skip(1) {
+            let i = n as u64;
+            if frame.len() != self.frame_len()
+                || words(frame) != Some([kind + (i << 24), pn + i, slot])
+            {
+                break;
+            }
+            n += 1;
+        }
+        n
+    }
+
+    /// The header `i` frames on in a [`run`](Self::run).
+    #[inline]
+    pub const fn nth(&self, i: u8) -> Header {
+        Header {
+            symbol: self.symbol.wrapping_add(i),
+            pn: self.pn.wrapping_add(i as u64),
+            ..*self
+        }
+    }
+
     fn read(frame: &[u8]) -> Option<Result<Header, ParseError>> {
         // An array: the compiler then sees that no access is out of bounds.
         let b = frame.first_chunk::<HEADER_LEN>()?;
@@ -395,6 +438,30 @@ mod tests {
         assert_eq!(Header::parse(&frame(&h)), Err(ParseError::Reserved));
     }
 
+    /// A burst of `n` frames from `h` on, as a sender makes it.
+    fn burst(h: &Header, n: u8) -> Vec<u8> {
+        (0..n).flat_map(|i| frame(&h.nth(i))).collect()
+    }
+
+    #[test]
+    fn a_run_ends_with_the_slot_and_with_the_number_space() {
+        let h = Header {
+            symbol: 60,
+            ..symbol()
+        };
+        let run = |h: &Header, n, most| h.run(&burst(h, n), h.frame_len(), most);
+        assert_eq!(run(&h, 4, 4), 4);
+        assert_eq!((run(&h, 4, 3), run(&h, 2, 4)), (3, 2));
+        assert_eq!(run(&Header { symbol: 62, ..h }, 4, 4), 2);
+        // Repair symbols, parts and other kinds go alone.
+        assert_eq!(run(&Header { symbol: 64, ..h }, 4, 4), 1);
+        assert_eq!(run(&Header { part: true, ..h }, 4, 4), 1);
+        assert_eq!(run(&Header::control(1, 2, 3, 64), 4, 4), 1);
+        let last = CONTROL_PN_BIT - 1;
+        assert_eq!(run(&Header { pn: last - 1, ..h }, 4, 4), 2);
+        assert_eq!(run(&Header { pn: last, ..h }, 4, 4), 1);
+    }
+
     proptest! {
         #[test]
         fn round_trip(k in 1u8..=64, sym in 0u8..96, epoch in 0u8..4, lane in 0u8..128,
@@ -434,6 +501,26 @@ mod tests {
         fn a_truncated_frame_never_parses(cut in 0usize..1448) {
             let f = frame(&symbol());
             prop_assert!(Header::parse(&f[..cut]).is_err());
+        }
+
+        /// Whatever a run takes in without parsing it parses, to what `nth` says; and one changed byte
+        /// of a header ends the run there.
+        #[test]
+        fn a_run_holds_what_parsing_gives(k in 1u8..=64, sym in 0u8..64, pn in 0..CONTROL_PN_BIT,
+                                          slot: u32, at in 0usize..4 * HEADER_LEN, flip in 0u8..8) {
+            let h = Header { symbol: sym.min(k - 1), k, pn, slot, ..symbol() };
+            let len = h.frame_len();
+            let mut bytes = burst(&h, 4);
+            let whole = h.run(&bytes, len, 4);
+            let (hit, byte) = (at / HEADER_LEN, at % HEADER_LEN);
+            bytes[hit * len + byte] ^= 1 << flip;
+            if hit > 0 {
+                prop_assert_eq!(h.run(&bytes, len, 4), whole.min(hit));
+            }
+            // A receiver has parsed the first.
+            for i in 0..if hit > 0 { h.run(&bytes, len, 4) } else { 0 } {
+                prop_assert_eq!(Header::parse(&bytes[i * len..][..len]), Ok(h.nth(i as u8)));
+            }
         }
     }
 }

@@ -183,6 +183,22 @@ impl Backend for Mmsg {
     }
 
     #[inline]
+    fn claim_run<const N: usize>(
+        &mut self,
+        to: &SocketAddr,
+        with: (u16, u8),
+        len: usize,
+    ) -> Option<[TxFrame; N]> {
+        let run = self.tx.claim_run(to, with.1, len);
+        run.or_else(|| crate::backend::claim_singly(self, to, with, len))
+    }
+
+    #[inline]
+    fn commit_run<const N: usize>(&mut self, frames: [TxFrame; N]) {
+        self.tx.commit_run(frames);
+    }
+
+    #[inline]
     fn commit(&mut self, frame: TxFrame) {
         self.tx.commit(frame);
     }

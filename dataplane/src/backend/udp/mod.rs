@@ -158,8 +158,21 @@ impl Backend for Udp {
         each!(self, b => b.claim_marked(to, with, len))
     }
     #[inline]
+    fn claim_run<const N: usize>(
+        &mut self,
+        to: &SocketAddr,
+        with: (u16, u8),
+        len: usize,
+    ) -> Option<[TxFrame; N]> {
+        each!(self, b => b.claim_run(to, with, len))
+    }
+    #[inline]
     fn commit(&mut self, frame: TxFrame) {
         each!(self, b => b.commit(frame))
+    }
+    #[inline]
+    fn commit_run<const N: usize>(&mut self, frames: [TxFrame; N]) {
+        each!(self, b => b.commit_run(frames))
     }
     fn cut(&mut self) {
         each!(self, b => b.cut())

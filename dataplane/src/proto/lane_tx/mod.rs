@@ -60,6 +60,14 @@ impl Meta {
     fn fully_sent(&self) -> bool {
         self.next_first == self.k
     }
+    /// Everything that was due of the slot has left, the last with packet number `last`.
+    fn round_ended(&mut self, now: Nanos, last: u64) {
+        self.round_last_pn = last;
+        self.round_sent_at = now;
+        self.rounds = self.rounds.saturating_add(1);
+        self.report_pn = self.report_pn.filter(|&r| r >= last);
+    }
+
     fn owes(&self) -> bool {
         self.owed_repair > 0 || !self.owed_data.is_empty()
     }
@@ -327,6 +335,41 @@ impl LaneTx {
         }
     }
 
+    /// How many data symbols may leave right behind `s`, which [`LaneTx::poll_send`] has just given:
+    /// the next ones of its slot, in frames of their own.
+    #[inline]
+    pub fn granted(&self, now: Nanos, s: &TxSymbol) -> usize {
+        let m = &self.metas[class(self.cur, WINDOW_SLOTS)];
+        let next = self.cur == s.slot && m.next_first == s.index.wrapping_add(1);
+        let free = self.grant.at == now && self.grant.slot == s.slot && self.owing.is_empty();
+        if !(next && free && s.kind == SymbolKind::First && s.parts == 1) {
+            return 0;
+        }
+        usize::from(m.k - m.next_first.min(m.k))
+            .min(usize::try_from(self.grant.frames).unwrap_or(usize::MAX))
+    }
+
+    /// Takes `n` of the symbols that [`LaneTx::granted`] just told of: they and their packet numbers
+    /// follow `s` and each other.
+    #[inline]
+    pub fn take_granted(&mut self, now: Nanos, s: &TxSymbol, n: usize) {
+        let n = n.min(self.granted(now, s));
+        if n == 0 {
+            return;
+        }
+        self.grant.frames -= n as u64;
+        let len = self.frame_len(s.slot);
+        self.log.on_more(n as u64, len);
+        self.pacer.on_sent(n as u64 * len);
+        self.stats.first += n as u64;
+        let m = &mut self.metas[class(s.slot, WINDOW_SLOTS)];
+        m.next_first += n as u8;
+        if m.fully_sent() && m.ahead_left.min(m.repair_left() as u8) == 0 {
+            self.cur += 1;
+            m.round_ended(now, s.pn + n as u64);
+        }
+    }
+
     /// Bytes on the wire that one symbol of a slot takes.
     fn frame_len(&self, slot: u64) -> u64 {
         let len = usize::from(self.metas[class(slot, WINDOW_SLOTS)].symbol_len);
@@ -470,10 +513,7 @@ impl LaneTx {
         }
         let m = &mut self.metas[c];
         if round_ends {
-            m.round_last_pn = last;
-            m.round_sent_at = now;
-            m.rounds = m.rounds.saturating_add(1);
-            m.report_pn = m.report_pn.filter(|&r| r >= last);
+            m.round_ended(now, last);
         }
         TxSymbol {
             slot,

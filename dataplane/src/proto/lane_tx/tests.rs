@@ -513,3 +513,47 @@ fn a_receiver_puts_parts_together_and_reports_whole_symbols_only() {
     assert_eq!((r.base(), r.received(), r.pending()), (1, 7, 0));
     assert_eq!(put(&mut r, 0, part(0, 2), 7), Progress::Duplicate);
 }
+
+proptest! {
+    /// Symbols taken together are those that come one after the other, and leave the sender as they
+    /// would: whatever the slots, the pauses and the answers in between.
+    #[test]
+    fn taken_together_is_one_after_the_other(
+        slots in prop::collection::vec(1u8..=64, 1..12),
+        turns in prop::collection::vec((0u64..400_000, 1usize..=4, any::<bool>()), 1..120),
+    ) {
+        let (mut single, mut run) = (tx(), tx());
+        for (i, &k) in slots.iter().enumerate() {
+            prop_assert!(single.push_slot(i as u64, k, 1408) && run.push_slot(i as u64, k, 1408));
+        }
+        let (mut now, mut sent) = (0, 0u64);
+        for (pause, most, answer) in turns {
+            now += pause;
+            while let Some(first) = run.poll_send(now) {
+                prop_assert_eq!(single.poll_send(now), Some(first));
+                sent += 1;
+                let n = run.granted(now, &first).min(most - 1);
+                run.take_granted(now, &first, n);
+                for i in 1..=n as u64 {
+                    let next = TxSymbol { index: first.index + i as u8, pn: first.pn + i, ..first };
+                    prop_assert_eq!(single.poll_send(now), Some(next));
+                    sent += 1;
+                }
+                prop_assert_eq!(format!("{single:?}"), format!("{run:?}"));
+            }
+            prop_assert_eq!(single.poll_send(now), None);
+            if answer && sent > 0 {
+                // Half is lost, so that something is owed.
+                let ack = Ack {
+                    largest_pn: sent - 1,
+                    received: sent.div_ceil(2),
+                    credit: 96,
+                    inflight_limit: 1 << 20,
+                    ..Ack::default()
+                };
+                single.on_ack(now, &ack, |_| {});
+                run.on_ack(now, &ack, |_| {});
+            }
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Several data symbols of one slot at once: what one after the other would do.
+//! Data symbols of one slot that follow each other, entered at once: what one after the other would do.
 
 use super::{LaneRx, Progress};
 use crate::base::Nanos;
@@ -6,61 +6,56 @@ use crate::base::limits::WINDOW_SLOTS;
 use crate::base::seq::{class, extend_slot};
 
 impl LaneRx {
-    /// The slot of data symbols that may be opened into it at once, and how many of them, from the
-    /// first on: it holds something already, has none of them, and is not complete before the last.
+    /// The slot of `n` data symbols from `symbol` on that may be opened into it at once, and how many
+    /// of them: it holds something already, has none of them, and is not complete before the last.
     /// `None` where that is otherwise for the first already; changes nothing.
     #[inline]
-    pub fn admit_group(
+    pub fn admit_run(
         &self,
         slot_low: u32,
-        symbols: &[u8],
+        (symbol, n): (u8, u8),
         k: u8,
         len: u16,
-    ) -> Option<(u64, usize)> {
+    ) -> Option<(u64, u8)> {
         let slot = extend_slot(slot_low, self.base)?;
         let c = class(slot, WINDOW_SLOTS);
         let s = &self.slots[c];
         let ours = slot >= self.base && slot < self.credit && !self.complete.contains(c);
         // k and length of a slot that holds something were judged with its first symbol.
-        let same = !s.have.is_empty() && s.k == k && s.len == len;
+        let same = s.count > 0 && s.k == k && s.len == len;
         if !(ours && same) {
             return None;
         }
-        let (mut have, mut count) = (s.have, s.count);
-        for &symbol in symbols {
-            if symbol >= k || count >= k || !have.insert(usize::from(symbol)) {
-                break;
-            }
-            count += 1;
-        }
-        let n = usize::from(count - s.count);
+        let free = s.have.gap(usize::from(symbol)) as u8;
+        let n = n
+            .min(free)
+            .min(k.saturating_sub(symbol))
+            .min(k.saturating_sub(s.count));
         (n > 0).then_some((slot, n))
     }
 
-    /// As [`LaneRx::stored`] for one symbol of `(k, len)` after the other, all of which
-    /// [`LaneRx::admit_group`] allowed; what the last of them led to.
-    pub fn stored_group(
+    /// As [`LaneRx::stored`] for `n` data symbols of `(k, len)` from `symbol` on, with packet numbers
+    /// from `pn` on, all of which [`LaneRx::admit_run`] allowed; what the last of them led to.
+    #[inline]
+    pub fn stored_run(
         &mut self,
         now: Nanos,
         slot: u64,
-        symbols: &[u8],
-        of: (u8, u16),
-        pns: &[u64],
+        (symbol, n): (u8, u8),
+        (k, len): (u8, u16),
+        pn: u64,
     ) -> Progress {
-        let next = self.largest_pn.wrapping_add(1);
-        let in_order = self.received > 0
-            && pns
-                .iter()
-                .zip(0..)
-                .all(|(&pn, i)| pn == next.wrapping_add(i));
-        if in_order {
-            self.arrived_in_order(now, pns.len() as u64, of.1);
+        if self.received > 0 && pn == self.largest_pn.wrapping_add(1) {
+            self.arrived_in_order(now, u64::from(n), len);
         } else {
-            for &pn in pns {
-                self.arrived(now, pn, of.1);
+            for i in 0..u64::from(n) {
+                self.arrived(now, pn.saturating_add(i), len);
             }
         }
-        self.put(now, slot, symbols, of)
+        let s = &mut self.slots[class(slot, WINDOW_SLOTS)];
+        s.have.insert_run(usize::from(symbol), usize::from(n));
+        s.count += n;
+        self.progress(now, slot, k)
     }
 
     /// [`LaneRx::arrived`] for `n` frames whose packet numbers follow the largest one and each other.
@@ -80,9 +75,9 @@ mod tests {
 
     proptest! {
         /// Gaps, old numbers, repeated and repair symbols and acknowledgements included: whatever is
-        /// admitted as a group leaves the receiver as one symbol after the other does.
+        /// admitted as a run leaves the receiver as one symbol after the other does.
         #[test]
-        fn a_group_is_one_symbol_after_the_other(
+        fn a_run_is_one_symbol_after_the_other(
             k in 2u8..=64,
             len in prop_oneof![Just(64u16), Just(1408), Just(8896)],
             steps in prop::collection::vec(
@@ -90,7 +85,7 @@ mod tests {
                     0u64..3_000,
                     prop_oneof![4 => Just(None), 1 => (0u8..70).prop_map(Some)],
                     prop_oneof![6 => Just(0i64), 1 => -3i64..4],
-                    1usize..=4,
+                    1u8..=4,
                     any::<bool>(),
                 ),
                 1..80,
@@ -103,23 +98,21 @@ mod tests {
                 now += gap;
                 let slot = next / u64::from(k);
                 let first = jump.unwrap_or((next % u64::from(k)) as u8);
-                let symbols: Vec<u8> = (0..n as u8).map(|i| first.saturating_add(i)).collect();
                 pn = pn.saturating_add_signed(skew);
-                let pns: Vec<u64> = (0..n as u64).map(|i| pn + i).collect();
-                let admitted = group.admit_group(slot as u32, &symbols, k, len);
+                let admitted = group.admit_run(slot as u32, (first, n), k, len);
                 if let Some((at, n)) = admitted {
                     prop_assert_eq!(at, slot);
                     let mut last = Progress::Duplicate;
-                    for (i, (&symbol, &pn)) in symbols.iter().zip(&pns).take(n).enumerate() {
-                        let admit = single.admit(slot as u32, symbol, k, len);
+                    for i in 0..n {
+                        let admit = single.admit(slot as u32, first + i, k, len);
                         prop_assert_eq!(admit, Admit::Store { slot, first: false });
-                        last = single.stored(now, slot, symbol, k, len, pn);
+                        last = single.stored(now, slot, first + i, k, len, pn + u64::from(i));
                         prop_assert!(i + 1 == n || last == Progress::Partial);
                     }
-                    let got = group.stored_group(now, slot, &symbols[..n], (k, len), &pns[..n]);
+                    let got = group.stored_run(now, slot, (first, n), (k, len), pn);
                     prop_assert_eq!(got, last);
-                    next = if jump.is_none() { next + n as u64 } else { next };
-                    pn += n as u64;
+                    next = if jump.is_none() { next + u64::from(n) } else { next };
+                    pn += u64::from(n);
                 } else {
                     // As the stage does it: one by itself.
                     let admit = single.admit(slot as u32, first, k, len);
