@@ -57,7 +57,7 @@ impl Job {
 
 /// How long a sender goes on after its time, so that the receiver's last moments are like the
 /// others.
-const GRACE: Duration = Duration::from_millis(250);
+const GRACE: Duration = Duration::from_secs(2);
 /// A stall this long means that the other side is gone.
 const STALL: Duration = Duration::from_secs(30);
 
