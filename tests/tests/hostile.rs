@@ -260,7 +260,7 @@ fn under_attack(loss: f64) {
     let mut t = attack(0xbad);
     let old = t.genuine();
     let mut rng = Rng::new(8);
-    let mut flow = Flow::new(4, 400, t.rig.a.tx.slot_capacity());
+    let mut flow = Flow::new(4, 800, t.rig.a.tx.slot_capacity());
     let started = t.rig.now();
     let mut injected = 0u64;
     let mut n = 0u64;
