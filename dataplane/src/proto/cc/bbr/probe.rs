@@ -113,8 +113,8 @@ impl Bbr {
             State::ProbeRtt => false,
             State::ProbeBw => match self.probe.phase {
                 Phase::Refill | Phase::Up => true,
-                Phase::Down => self.probe.rounds < SETTLED,
-                Phase::Cruise => false,
+                // A queue that drains fast ends the phase down before that.
+                Phase::Down | Phase::Cruise => self.probe.rounds < SETTLED,
             },
         }
     }
@@ -162,7 +162,8 @@ impl Bbr {
         self.probe.crowded = self
             .bounds
             .crowded(self.min_rtt, self.loss.near(self.min_rtt));
-        if round_start && self.probe.rounds == SETTLED && self.probe.phase == Phase::Down {
+        let settling = matches!(self.probe.phase, Phase::Down | Phase::Cruise);
+        if round_start && self.probe.rounds == SETTLED && settling {
             self.loss.restart();
         }
         let spent = s.now.saturating_sub(self.probe.since);
@@ -230,5 +231,29 @@ impl Bbr {
         {
             self.enter_down(s.now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::cc::{CcConfig, CcKind};
+
+    #[test]
+    fn what_probing_lost_is_no_congestion_however_fast_its_queue_drains() {
+        let mut b = Bbr::new(&CcConfig {
+            kind: CcKind::Bbr,
+            max_rate: None,
+            frame: 1448,
+            initial_rtt: 10_000_000,
+            seed: 1,
+        });
+        b.enter_down(0);
+        assert!(b.probing());
+        b.probe.rounds = SETTLED - 1;
+        b.enter_cruise(1_000_000);
+        assert!(b.probing());
+        b.probe.rounds = SETTLED;
+        assert!(!b.probing());
     }
 }
