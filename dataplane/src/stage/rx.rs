@@ -383,7 +383,7 @@ impl Lane {
     }
 
     /// As [`announce`](Self::announce), in the midst of a bulk transfer: where the first of the slots
-    /// has waited for [`ANNOUNCE_HOLD`].
+    /// has waited for 200 us.
     #[inline]
     pub fn announce_late(&mut self, now: Nanos) {
         if self.unannounced > 0 && now.saturating_sub(self.complete_since) >= ANNOUNCE_HOLD {
