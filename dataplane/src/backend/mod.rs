@@ -102,14 +102,6 @@ pub trait Backend {
         claim_singly(self, to, with, len)
     }
 
-    /// [`Backend::commit`] for all frames of a run.
-    #[inline]
-    fn commit_run<const N: usize>(&mut self, frames: [TxFrame; N]) {
-        for frame in frames {
-            self.commit(frame);
-        }
-    }
-
     /// Frames claimed from here on do not leave in one piece with those before: a super-packet that
     /// the path does not carry is dropped whole where software forwards it.
     fn cut(&mut self) {}
@@ -174,7 +166,8 @@ fn claim_singly<const N: usize, B: Backend + ?Sized>(
         }
     }
     if frames.iter().all(Option::is_some) {
-        return Some(frames.map(|f| f.expect("all are there: checked just above")));
+        // Just checked: none is missing.
+        return Some(frames.map(|f| f.expect("all are there")));
     }
     frames.into_iter().flatten().for_each(|f| backend.cancel(f));
     None

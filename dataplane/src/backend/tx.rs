@@ -230,14 +230,6 @@ impl TxQueue {
         unsafe { TxFrame::new(ptr, len, (index, frame), self.owner) }
     }
 
-    /// [`TxQueue::commit`] for the frames of a run.
-    #[inline]
-    pub(crate) fn commit_run<const N: usize>(&mut self, frames: [TxFrame; N]) {
-        for frame in frames {
-            self.commit(frame);
-        }
-    }
-
     #[inline]
     fn settle(&mut self, frame: TxFrame) -> Option<(usize, u16)> {
         let (owner, buf, segment) = (frame.owner, frame.buf, frame.segment);
@@ -513,7 +505,7 @@ mod tests {
                 assert_eq!(pair[1].as_ptr() as usize - pair[0].as_ptr() as usize, 1448);
             }
             assert_eq!(q.claimed(), 4);
-            q.commit_run(frames);
+            frames.into_iter().for_each(|f| q.commit(f));
             assert_eq!((q.claimed(), q.pending()), (0, 1 + 4 * n));
         }
         // Room for three.

@@ -96,14 +96,14 @@ impl Lane {
             // The slot was there when the first frame was claimed.
             None => [false; N],
         };
-        for ((ok, head), frame) in sealed.into_iter().zip(heads).zip(&mut frames) {
+        for ((ok, head), mut frame) in sealed.into_iter().zip(heads).zip(frames) {
             match frame.first_chunk_mut() {
                 Some(place) if ok => *place = head,
                 // It is claimed and will go out: as zeros, which no receiver accepts.
                 _ => frame.fill(0),
             }
+            ctx.backend.commit(frame);
         }
-        ctx.backend.commit_run(frames);
         let n = N as u64;
         for pn in first.pn..first.pn + n {
             self.path.ecn.on_sent(ctx.now, pn, mark);

@@ -20,6 +20,7 @@ mod netlink;
 mod nic;
 mod open;
 mod paths;
+mod retry;
 mod ring;
 mod rx;
 mod socket;
@@ -43,6 +44,7 @@ use crate::wire::eth::{self, EthError};
 use inlet::Inlet;
 use nic::{Dropped, Nic};
 use paths::Paths;
+use retry::Retry;
 use rx::{Arrival, Place, RxSide};
 use socket::{Inflow, Xsk, XskDrops};
 use tx::{Posted, TxSide};
@@ -51,10 +53,6 @@ use tx::{Posted, TxSide};
 const ECN_SHIFT: u32 = 14;
 const PATH_MASK: u16 = (1 << ECN_SHIFT) - 1;
 const _: () = assert!(paths::MAX_PATHS <= PATH_MASK as usize);
-
-/// How long to sleep at most while frames wait for the kernel, which does not announce that it has
-/// room again.
-const RETRY: Duration = Duration::from_micros(500);
 
 /// Receive queues that one core may serve.
 pub const MAX_QUEUES: usize = 4;
@@ -80,6 +78,7 @@ pub struct AfXdp {
     inlets: Arc<[Inlet]>,
     /// Other cores that got frames in this round, one bit each.
     given: u64,
+    retry: Retry,
     /// The ring to look at first.
     turn: usize,
     me: usize,
@@ -385,11 +384,15 @@ impl Backend for AfXdp {
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let busy = self.tx.queued() > 0 || self.xsk.tx.waiting() > 0;
-        let busy = busy || self.kernel.stats().tx_pending > 0;
-        let timeout = match busy {
-            true => Some(timeout.map_or(RETRY, |t| t.min(RETRY))),
-            false => timeout,
+        let retry = if self.tx.queued() > 0 || self.xsk.tx.waiting() > 0 {
+            Some(self.retry.next(self.xsk.tx.taken()))
+        } else {
+            self.retry = Retry::default();
+            (self.kernel.stats().tx_pending > 0).then_some(retry::SHORT)
+        };
+        let timeout = match (timeout, retry) {
+            (Some(t), Some(r)) => Some(t.min(r)),
+            (t, r) => t.or(r),
         };
         // The kernel needs chunks to put frames in while we sleep.
         self.rx.refill(0, &mut self.xsk.fill);

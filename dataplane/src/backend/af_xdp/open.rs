@@ -13,6 +13,7 @@ use super::inlet::Inlet;
 use super::netlink::{Link, Netlink, offers};
 use super::nic::{KernelSide, Nic};
 use super::paths::Paths;
+use super::retry::Retry;
 use super::rx::{RxSide, headroom};
 use super::socket::{Inflow, Summing, Xsk, XskConfig};
 use super::tx::{FRAME_AT, TxSide};
@@ -496,6 +497,7 @@ impl Seat {
             local,
             inlets: self.inlets,
             given: 0,
+            retry: Retry::default(),
             me: self.me,
             // A quarter is left for what is being read.
             capacity: frames / 4 * 3 * SMALLEST_COUNTED,

@@ -152,6 +152,12 @@ impl<T: Copy> Producer<T> {
         self.next.wrapping_sub(self.taken)
     }
 
+    /// Entries that the kernel had taken when it was last looked, modulo 2^32.
+    #[inline]
+    pub(super) fn taken(&self) -> u32 {
+        self.taken
+    }
+
     /// Whether the kernel wants a system call before it goes on.
     #[inline]
     pub(super) fn needs_wakeup(&self) -> bool {

@@ -194,11 +194,6 @@ impl Backend for Mmsg {
     }
 
     #[inline]
-    fn commit_run<const N: usize>(&mut self, frames: [TxFrame; N]) {
-        self.tx.commit_run(frames);
-    }
-
-    #[inline]
     fn commit(&mut self, frame: TxFrame) {
         self.tx.commit(frame);
     }

@@ -170,10 +170,6 @@ impl Backend for Udp {
     fn commit(&mut self, frame: TxFrame) {
         each!(self, b => b.commit(frame))
     }
-    #[inline]
-    fn commit_run<const N: usize>(&mut self, frames: [TxFrame; N]) {
-        each!(self, b => b.commit_run(frames))
-    }
     fn cut(&mut self) {
         each!(self, b => b.cut())
     }

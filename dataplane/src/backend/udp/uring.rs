@@ -488,11 +488,6 @@ impl Backend for Uring {
     }
 
     #[inline]
-    fn commit_run<const N: usize>(&mut self, frames: [TxFrame; N]) {
-        self.tx.commit_run(frames);
-    }
-
-    #[inline]
     fn commit(&mut self, frame: TxFrame) {
         self.tx.commit(frame);
     }

@@ -6,6 +6,7 @@
 //! fresh repair symbols or with the missing data.
 
 mod ack;
+mod run;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -332,41 +333,6 @@ impl LaneTx {
             self.send_first(now)
         } else {
             self.send_owed(now, slot)
-        }
-    }
-
-    /// How many data symbols may leave right behind `s`, which [`LaneTx::poll_send`] has just given:
-    /// the next ones of its slot, in frames of their own.
-    #[inline]
-    pub fn granted(&self, now: Nanos, s: &TxSymbol) -> usize {
-        let m = &self.metas[class(self.cur, WINDOW_SLOTS)];
-        let next = self.cur == s.slot && m.next_first == s.index.wrapping_add(1);
-        let free = self.grant.at == now && self.grant.slot == s.slot && self.owing.is_empty();
-        if !(next && free && s.kind == SymbolKind::First && s.parts == 1) {
-            return 0;
-        }
-        usize::from(m.k - m.next_first.min(m.k))
-            .min(usize::try_from(self.grant.frames).unwrap_or(usize::MAX))
-    }
-
-    /// Takes `n` of the symbols that [`LaneTx::granted`] just told of: they and their packet numbers
-    /// follow `s` and each other.
-    #[inline]
-    pub fn take_granted(&mut self, now: Nanos, s: &TxSymbol, n: usize) {
-        let n = n.min(self.granted(now, s));
-        if n == 0 {
-            return;
-        }
-        self.grant.frames -= n as u64;
-        let len = self.frame_len(s.slot);
-        self.log.on_more(n as u64, len);
-        self.pacer.on_sent(n as u64 * len);
-        self.stats.first += n as u64;
-        let m = &mut self.metas[class(s.slot, WINDOW_SLOTS)];
-        m.next_first += n as u8;
-        if m.fully_sent() && m.ahead_left.min(m.repair_left() as u8) == 0 {
-            self.cur += 1;
-            m.round_ended(now, s.pn + n as u64);
         }
     }
 

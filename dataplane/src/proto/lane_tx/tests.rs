@@ -401,14 +401,14 @@ fn grants_keep_to_the_peers_limit_and_to_the_pace() {
             assert!(t.push_slot(slot, 64, 1408));
         }
         let (mut sent, mut order) = (0, Vec::new());
-        for now in (0..200_000).step_by(10_000) {
-            while let Some(s) = t.poll_send(now) {
+        for at in (0..200_000).step_by(10_000) {
+            while let Some(s) = t.poll_send(at) {
                 sent += 1448;
                 order.push((s.slot, s.index));
             }
-            assert!(sent <= u64::from(inflight_limit).max(1448), "{now} {sent}");
+            assert!(sent <= u64::from(inflight_limit).max(1448), "{at} {sent}");
             // One nanosecond a byte, two super-packets at once, and the frame that ends a burst.
-            assert!(sent <= now + 2 * 65_536 + 1448, "{now} {sent}");
+            assert!(sent <= at + 2 * 65_536 + 1448, "{at} {sent}");
         }
         assert!(sent + 1448 > u64::from(inflight_limit).min(200_000));
         assert!(order.is_sorted() && order.iter().all(|&(_, i)| i < 64));
