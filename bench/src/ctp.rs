@@ -188,9 +188,10 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
         },
         0,
     );
+    let payload = load::payload(job, &setup.load)?;
     let node = setup.node(job.core, any, Some(to))?;
     let session = node.connect(&Identity::from_secret(&setup.peer).public(), STALL)?;
-    load::send(job, setup, &node, &session)
+    load::send(job, setup, &node, &session, payload)
 }
 
 /// Accepts one session and receives the job's payload.

@@ -136,8 +136,28 @@ fn check_len(len: usize) -> Result<usize> {
     }
 }
 
+/// What [`send`] will send. It takes a while to make, so it is made before the session: the receiver's
+/// clock runs from then on.
+///
+/// # Errors
+/// The messages have a length that there is none of.
+pub fn payload(job: &Job, load: &Load) -> Result<Payload> {
+    match load {
+        Load::Slots => Payload::new(job.bytes, job.chunk),
+        Load::Messages { len, .. } | Load::Paced { len, .. } => {
+            Payload::new(job.bytes, check_len(*len)?)
+        }
+    }
+}
+
 /// The sending application.
-pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<SideReport> {
+pub fn send(
+    job: &Job,
+    setup: &Setup,
+    node: &Node,
+    session: &Session,
+    mut payload: Payload,
+) -> Result<SideReport> {
     let mut lanes = Vec::new();
     for n in 0..session.lanes() {
         lanes.push(session.lane(n)?.0);
@@ -148,7 +168,7 @@ pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<
     let meter;
     match setup.load {
         Load::Slots => {
-            let mut payload = Payload::new(job.bytes, job.chunk.min(first.slot_capacity()))?;
+            payload.shorten(first.slot_capacity());
             meter = Meter::start()?;
             let (end, mut sent) = (job.end(), 0);
             'pieces: while let Some(piece) = payload.next_piece() {
@@ -188,7 +208,6 @@ pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<
             }
         }
         Load::Messages { streams, len } => {
-            let mut payload = Payload::new(job.bytes, check_len(len)?)?;
             let mut message = vec![0; len];
             meter = Meter::start()?;
             let count = lanes.len() as u64;
@@ -216,7 +235,6 @@ pub fn send(job: &Job, setup: &Setup, node: &Node, session: &Session) -> Result<
         Load::Paced {
             len, interval_ns, ..
         } => {
-            let mut payload = Payload::new(job.bytes, check_len(len)?)?;
             let mut message = vec![0; len];
             meter = Meter::start()?;
             let mut pace = Pace::new(interval_ns);

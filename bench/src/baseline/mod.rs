@@ -61,7 +61,7 @@ impl Payload {
             return Err(format!("a chunk must be 1 to {POOL} bytes").into());
         }
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut pool = vec![0; POOL / chunk * chunk];
+        let mut pool = vec![0; POOL];
         for piece in pool.chunks_mut(8) {
             // xorshift64
             state ^= state << 13;
@@ -77,12 +77,17 @@ impl Payload {
         })
     }
 
+    /// Pieces of at most `chunk` from here on, where that is fewer bytes than until now.
+    pub fn shorten(&mut self, chunk: usize) {
+        self.chunk = self.chunk.min(chunk.max(1));
+    }
+
     /// The next piece; `None` after the last byte.
     pub fn next_piece(&mut self) -> Option<&[u8]> {
         if self.left == 0 {
             return None;
         }
-        if self.at == self.pool.len() {
+        if self.at + self.chunk > self.pool.len() {
             self.at = 0;
         }
         let len = self.left.min(self.chunk as u64) as usize;

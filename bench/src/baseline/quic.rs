@@ -135,6 +135,14 @@ pub fn send(job: &Job, to: SocketAddr, setup: &Setup) -> Result<SideReport> {
     })
 }
 
+/// An error and what it comes from: quinn says only "connection lost" by itself.
+fn with_cause(e: &dyn std::error::Error) -> String {
+    match e.source() {
+        Some(cause) => format!("{e}: {}", with_cause(cause)),
+        None => e.to_string(),
+    }
+}
+
 /// Accepts one connection and receives the job's payload.
 pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
     let crypto = QuicServerConfig::try_from(setup.credentials.quic_server()?)?;
@@ -161,7 +169,7 @@ pub fn receive(job: &Job, bind: IpAddr, setup: &Setup) -> Result<SideReport> {
                 Ok(Ok(Some(chunk))) => received += chunk.bytes.len() as u64,
                 Ok(Ok(None)) => break,
                 _ if end.over() => break,
-                Ok(Err(e)) => return Err(e.into()),
+                Ok(Err(e)) => return Err(with_cause(&e).into()),
                 Err(e) => return Err(e.into()),
             }
         }
