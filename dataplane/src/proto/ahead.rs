@@ -5,6 +5,11 @@
 //! on the overhead, from the measured loss and how it clusters: in bursts, most slots lose nothing
 //! and a few lose more than any sensible number of repair symbols covers, so that sending again when
 //! the loss is known is the better use of the bytes.
+//!
+//! Of a transfer, what is to be delivered is all of it, not this slot. Nobody says how long it will
+//! be; the best guess for what lasts is that it will last as long again. So the time counts that the
+//! lane has had more to send than it could, as far as its window has room for slots that wait for an
+//! answer: where it has none, they would hold up everything behind them.
 
 use crate::base::limits::{MAX_DATA_SYMBOLS, MAX_REPAIR_SYMBOLS};
 
@@ -22,6 +27,11 @@ const CLEAN: f32 = 0.0005;
 /// Overhead that repair may have: so many times the loss, and a constant. With acknowledgements, at
 /// most 0.4 %, that is below 1.5 x loss + 1 %.
 const BUDGET: (f64, f64) = (1.5, 0.005);
+
+/// Round trips of a transfer that are counted at most: beyond, repair only ever costs bytes.
+const LONG_FLIGHTS: f64 = 64.0;
+/// Slots in flight from which a window of 96 is short of room.
+const CROWDED_SLOTS: f64 = 64.0;
 
 /// Loss of one lane as repair sees it, and the plan made from it.
 #[derive(Clone, Copy, Debug)]
@@ -113,14 +123,15 @@ impl Ahead {
     }
 
     /// The plan for what is sent next. `in_flight` is how many slots the lane has under way: each waits for the
-    /// slowest before it.
-    pub(super) fn plan(&mut self, in_flight: u64) -> Plan {
+    /// slowest before it. `flights` is for how many round trips it has had more to send than it could.
+    pub(super) fn plan(&mut self, in_flight: u64, flights: u64) -> Plan {
         if self.age >= PLAN_FRAMES {
             self.age = 0;
             self.plan = plan(
                 f64::from(self.loss),
                 f64::from(self.dispersion.max(1.0)),
                 in_flight,
+                flights,
             );
         }
         self.plan
@@ -162,7 +173,7 @@ impl Losses {
     }
 }
 
-fn plan(loss: f64, dispersion: f64, in_flight: u64) -> Plan {
+fn plan(loss: f64, dispersion: f64, in_flight: u64, flights: u64) -> Plan {
     let mut best = Plan::default();
     if loss < f64::from(CLEAN) {
         return best;
@@ -170,6 +181,8 @@ fn plan(loss: f64, dispersion: f64, in_flight: u64) -> Plan {
     let p = loss.min(0.9);
     let k = MAX_DATA_SYMBOLS as f64;
     let waits = in_flight.clamp(1, 96) as i32;
+    let room = (1.0 - f64::from(waits) / CROWDED_SLOTS).max(0.0);
+    let to_come = (flights as f64).min(LONG_FLIGHTS) * room;
     let budget = p * BUDGET.0 + BUDGET.1;
     let mut least = f64::INFINITY;
     for ahead in 0..=MAX_REPAIR_SYMBOLS as u8 {
@@ -194,7 +207,7 @@ fn plan(loss: f64, dispersion: f64, in_flight: u64) -> Plan {
             let later = late * (1.0 - ok).max(0.0);
             // Half a round trip, and another for each time that some slot before is late.
             let slow = |chance: f64| 1.0 - (1.0 - chance).max(0.0).powi(waits);
-            let time = 0.5 + slow(late) + slow(later);
+            let time = to_come + 0.5 + slow(late) + slow(later);
             let cost = time * (1.0 + overhead);
             // Where even sending again alone is beyond the budget, the cheapest is taken.
             let over = (overhead / budget - 1.0).max(0.0);
@@ -217,26 +230,36 @@ mod tests {
 
     #[test]
     fn a_clean_path_gets_nothing_and_a_lossy_one_stays_within_its_budget() {
-        assert_eq!(plan(0.0, 1.0, 30), Plan::default());
-        assert_eq!(plan(0.0004, 1.0, 96), Plan::default());
+        assert_eq!(plan(0.0, 1.0, 30, 0), Plan::default());
+        assert_eq!(plan(0.0004, 1.0, 96, 0), Plan::default());
         // One symbol of 64 is 1.6 %: beyond what 0.1 % of loss may cost.
-        assert_eq!(plan(0.001, 1.0, 30).ahead, 0);
-        assert_eq!(plan(0.01, 1.0, 1).ahead, 1);
+        assert_eq!(plan(0.001, 1.0, 30, 0).ahead, 0);
+        assert_eq!(plan(0.01, 1.0, 1, 0).ahead, 1);
         // Among many slots one is late anyway: what counts is that its answer arrives.
-        assert!(plan(0.01, 1.0, 60).extra > 0);
-        let at5 = plan(0.05, 1.0, 30).ahead;
+        assert!(plan(0.01, 1.0, 60, 0).extra > 0);
+        let at5 = plan(0.05, 1.0, 30, 0).ahead;
         assert!((3..=5).contains(&at5), "{at5}");
         for p in 1..40 {
             let loss = f64::from(p) / 100.0;
-            let plan = plan(loss, 1.0, 30);
+            let plan = plan(loss, 1.0, 30, 0);
             assert!(f64::from(plan.ahead) / 64.0 <= loss * BUDGET.0 + BUDGET.1);
         }
     }
 
     #[test]
+    fn a_long_transfer_is_spared_what_only_hastens_a_slot() {
+        for in_flight in [2, 8, 20] {
+            assert_eq!(plan(0.01, 1.0, in_flight, 60), Plan::default());
+        }
+        // With hardly any room in the window, what waits holds up the transfer.
+        assert_eq!(plan(0.01, 1.0, 80, 60), plan(0.01, 1.0, 80, 0));
+        assert!(plan(0.05, 1.0, 60, 60).ahead > 0);
+    }
+
+    #[test]
     fn bursts_are_answered_rather_than_prevented() {
-        assert!(plan(0.05, 19.0, 30).ahead < plan(0.05, 1.0, 30).ahead);
-        assert_eq!(plan(0.01, 19.0, 30).ahead, 0);
+        assert!(plan(0.05, 19.0, 30, 0).ahead < plan(0.05, 1.0, 30, 0).ahead);
+        assert_eq!(plan(0.01, 19.0, 30, 0).ahead, 0);
     }
 
     #[test]
@@ -278,7 +301,7 @@ mod tests {
     fn nothing_breaks_at_the_ends() {
         for loss in [0.0, 0.3, 0.6, 0.9, 1.0] {
             for dispersion in [1.0, 1.02, 50.0, 256.0] {
-                let p = plan(loss, dispersion, 96);
+                let p = plan(loss, dispersion, 96, 0);
                 assert!(p.ahead <= 32 && p.extra <= 2);
             }
         }
@@ -286,6 +309,6 @@ mod tests {
         a.on_frames(u64::MAX, u64::MAX);
         a.on_frames(1, 0);
         a.on_frames(u64::MAX, u64::MAX);
-        assert!(a.plan(0).ahead <= 32);
+        assert!(a.plan(0, 0).ahead <= 32);
     }
 }

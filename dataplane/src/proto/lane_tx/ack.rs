@@ -233,7 +233,7 @@ impl LaneTx {
 
     fn owe(&mut self, c: usize) {
         let p = self.repair.loss().min(0.9);
-        let extra = usize::from(self.repair.plan(self.cur - self.base).extra);
+        let extra = usize::from(self.plan().extra);
         let m = &mut self.metas[c];
         // An honest receiver with k symbols says "complete"; one more symbol costs little.
         let deficit = (m.k as usize).saturating_sub(m.have.len()).max(1);

@@ -16,7 +16,7 @@ pub use types::{
     AckOutcome, AckReject, LaneTxConfig, LaneTxStats, RepairAhead, SymbolKind, TxSymbol,
 };
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Plan};
 use super::flight::OnWire;
 use super::loss::LossCounter;
 use super::pacer::Pacer;
@@ -128,6 +128,8 @@ pub struct LaneTx {
     room: u16,
     /// Since when frames longer than the base size have gone without any sign that one arrived.
     large_since: Option<Nanos>,
+    /// Bytes that had been sent when there was last nothing to send.
+    busy_from: u64,
     stats: LaneTxStats,
 }
 
@@ -169,6 +171,7 @@ impl LaneTx {
             slot_timer: None,
             room: u16::MAX,
             large_since: None,
+            busy_from: 0,
             stats: LaneTxStats::default(),
         }
     }
@@ -207,12 +210,19 @@ impl LaneTx {
         let n = match self.ahead {
             RepairAhead::Fixed(n) => n,
             RepairAhead::Adaptive => {
-                let full = self.repair.plan(self.cur - self.base).ahead;
+                let full = self.plan().ahead;
                 // Shorter slots lose less; what covers them would cost more of them.
                 (u32::from(full) * u32::from(k) / MAX_DATA_SYMBOLS as u32) as u8
             }
         };
         n.min(MAX_REPAIR_SYMBOLS as u8)
+    }
+
+    /// How repair is sent for now.
+    fn plan(&mut self) -> Plan {
+        let sent = self.log.bytes_sent() - self.busy_from;
+        let flights = sent / self.in_flight().max(FRAME_OVERHEAD as u64);
+        self.repair.plan(self.cur - self.base, flights)
     }
 
     /// Slots below this one are complete.
@@ -291,6 +301,9 @@ impl LaneTx {
                 } else {
                     Blocked::Idle
                 };
+                if !first {
+                    self.busy_from = self.log.bytes_sent();
+                }
                 self.path.note(self.in_flight(), self.log.bytes_sent());
                 self.path.dry();
                 return None;
