@@ -13,7 +13,7 @@ const ECN_FACTOR: f64 = 1.0 / 3.0;
 /// Share of marked frames of a round that counts like loss.
 const ECN_THRESHOLD: f64 = 0.5;
 /// Paths shorter than this have round trips that say more of the hosts than of queues, ns.
-const QUEUE_MIN_RTT_NS: Nanos = 900_000;
+pub(super) const QUEUE_MIN_RTT_NS: Nanos = 900_000;
 /// What hosts and delayed acknowledgements may add to a round trip without its being called a queue that
 /// stands, ns, and what they may add to the shortest of a whole round.
 const QUEUE_SLACK_NS: Nanos = 2_000_000;

@@ -8,6 +8,8 @@
 //!   than after three rounds without growth: it keeps the queue short;
 //! - a standing queue while cruising lowers the short-term bounds like loss: that is how a path that
 //!   became slower shows where buffers are deep;
+//! - a queue that stands slows the sender down, so without one the pace is as near to the path's rate as
+//!   0.2 % and not 1 %;
 //! - windows allow for the scheduling of hosts on paths under a millisecond.
 
 mod bounds;
@@ -17,7 +19,7 @@ mod probe;
 use super::{AckSample, CcConfig, Controller};
 use crate::base::Nanos;
 use crate::proto::pacer::SUPER_PACKET;
-use bounds::Bounds;
+use bounds::{Bounds, QUEUE_MIN_RTT_NS};
 use loss::PathLoss;
 use probe::{Phase, Probe};
 
@@ -27,14 +29,20 @@ const DRAIN_GAIN: f64 = 0.5;
 /// Rounds without growth that end startup, in quarters: one with a queue counts whole.
 const FULL_ROUNDS: u32 = 12;
 const MAX_BOOST: f64 = 8.0;
+/// Frames of the first flight on paths with longer round trips than this, nanoseconds.
+const FIRST_FRAMES: u64 = 72;
+const FAR_NS: Nanos = 5_000_000;
+/// It is spread over a round trip or this, nanoseconds, whichever is shorter.
+const FIRST_FLIGHT_NS: Nanos = 10_000_000;
 /// Window over bandwidth-delay product, and while probing for more.
 const CWND_GAIN: f64 = 2.0;
 const UP_CWND_GAIN: f64 = 2.25;
 /// See [`Bbr::up_step`].
 const UP_FRAMES: u64 = 8;
 const PROBE_RTT_CWND_GAIN: f64 = 0.5;
-/// Paced this much below the estimate, so that queues drain.
-const PACING_MARGIN: f64 = 0.99;
+/// Paced this much below the estimate, so that queues drain; the second where a queue that stands shows
+/// in round trips and slows the sender down by itself.
+const PACING_MARGIN: (f64, f64) = (0.99, 0.998);
 /// Rates are smoothed over a round trip, and over this at most, nanoseconds.
 const SMOOTH_NS: Nanos = 2_000_000;
 /// Rounds that the filter of aggregated acknowledgements remembers.
@@ -47,6 +55,8 @@ const LAN_RTT_NS: u64 = 1_000_000;
 const LAN_MIN_CWND: u64 = 4 * SUPER_PACKET;
 /// Age at which the smallest round trip is forgotten, and after which the window is lowered to see it again, ns.
 const MIN_RTT_WINDOW_NS: u64 = 10_000_000_000;
+/// One longer by no more than this part of it is as good.
+const NEAR_MIN: u64 = 64;
 const PROBE_RTT_EVERY_NS: u64 = 5_000_000_000;
 /// How long the window stays low then; shorter where round trips are short.
 const PROBE_RTT_NS: (u64, u64) = (20_000_000, 200_000_000);
@@ -72,7 +82,7 @@ pub struct Bbr {
     next_round_delivered: u64,
     min_rtt: Option<Nanos>,
     min_rtt_at: Nanos,
-    /// When one as short was last seen.
+    /// When one about as short was last seen.
     near_min_at: Nanos,
     full_bw: u64,
     full_rounds: u32,
@@ -110,9 +120,15 @@ impl Bbr {
     /// Starts with a window of ten frames or one GSO super-packet, whichever is more. 64 KiB is 45
     /// frames of 1,448 bytes: above RFC 6928's ten, in the range that content networks start
     /// with, and safe because it is paced over the expected round trip rather than sent as a burst.
+    /// Where a round trip costs more than a slot's time on most paths, it is a slot of such frames with
+    /// what its being sent in parts adds, so that half a round trip brings the first one.
     pub fn new(cfg: &CcConfig) -> Bbr {
-        let cwnd = (10 * cfg.frame).max(SUPER_PACKET);
-        let rtt = cfg.initial_rtt.max(100_000) as f64 / 1e9;
+        let slot = match cfg.initial_rtt >= FAR_NS {
+            true => (FIRST_FRAMES * cfg.frame).min(2 * SUPER_PACKET),
+            false => 0,
+        };
+        let cwnd = (10 * cfg.frame).max(SUPER_PACKET).max(slot);
+        let rtt = cfg.initial_rtt.clamp(100_000, FIRST_FLIGHT_NS) as f64 / 1e9;
         Bbr {
             state: State::Startup,
             frame: cfg.frame.max(1),
@@ -286,7 +302,7 @@ impl Bbr {
                 self.min_rtt = Some(rtt);
                 self.min_rtt_at = s.now;
             }
-            if self.min_rtt.is_some_and(|m| rtt <= m) {
+            if self.min_rtt.is_some_and(|m| rtt <= m + m / NEAR_MIN) {
                 self.near_min_at = s.now;
             }
         }
@@ -340,7 +356,11 @@ impl Bbr {
         let over = if crowded { 0.0 } else { self.loss.sent_over() };
         let up = self.state == State::ProbeBw && self.probe.phase == Phase::Up;
         let bw = gain * bw + if up { self.up_step() } else { 0.0 };
-        let rate = (bw * PACING_MARGIN / (1.0 - over)) as u64;
+        let margin = match self.rtt() >= QUEUE_MIN_RTT_NS {
+            true => PACING_MARGIN.1,
+            false => PACING_MARGIN.0,
+        };
+        let rate = (bw * margin / (1.0 - over)) as u64;
         let rate = rate.max(self.frame * 10);
         if self.filled || rate > self.pacing {
             self.pacing = rate;
