@@ -304,10 +304,17 @@ fn end(
     commands
         .send(CoreCommand::Open {
             local_index: 1,
-            lane: Box::new(lane),
+            lanes: vec![Box::new(lane)],
         })
         .map_err(|_| "the command channel is closed")?;
-    let core = Core::new(0, backend, commands_rx, events, stats("core"));
+    let core = Core::new(
+        0,
+        backend,
+        commands_rx,
+        events,
+        stats("core"),
+        Arc::default(),
+    );
     Ok(End {
         core,
         tx,

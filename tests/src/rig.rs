@@ -338,7 +338,7 @@ impl<B: Backend> Side<B> {
         let (tx, rx) = lane_ends(ends, setup.compression, true, ends_stats);
         let (commands, inbox) = bounded(16);
         let (outbox, events) = bounded(1024);
-        let core = Core::new(0, backend, inbox, outbox, stats[0].clone());
+        let core = Core::new(0, backend, inbox, outbox, stats[0].clone(), Arc::default());
         let side = Side {
             core,
             tx,
@@ -352,7 +352,7 @@ impl<B: Backend> Side<B> {
         };
         side.command(CoreCommand::Open {
             local_index: index,
-            lane: Box::new(lane),
+            lanes: vec![Box::new(lane)],
         });
         side
     }

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 
 /// From the control thread to a core.
 pub enum CoreCommand {
-    /// Take this lane of the session with our index `local_index`.
+    /// Take all lanes that this core has of the session with our index `local_index`. All at once:
+    /// frames of a session that is open, but not their lane, are strangers'.
     Open {
         /// Our index of the session.
         local_index: u32,
-        /// The core's half.
-        lane: Box<Lane>,
+        /// The core's halves.
+        lanes: Vec<Box<Lane>>,
     },
     /// End every lane of a session.
     Close {

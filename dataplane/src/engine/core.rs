@@ -1,6 +1,7 @@
 //! One lane core: a backend, the lanes it owns, and one step of work.
 
 use super::command::{CoreCommand, CoreEvent};
+use super::early::Early;
 use super::turns::{TURN_FRAMES, Turns};
 use crate::backend::{Backend, Burst};
 use crate::base::Nanos;
@@ -9,6 +10,7 @@ use crate::base::limits::{MAX_LANES, MAX_SYMBOL_LEN};
 use crate::fec::Fec;
 use crate::obs::{Counter, Hist, ThreadStats};
 use crate::proto::ecn::CE;
+use crate::proto::manager::Indices;
 use crate::stage::{FrameCtx, Lane, SendCtx};
 use crate::wire::{Header, ParseError};
 use crossbeam_channel::{Receiver, Sender};
@@ -49,6 +51,7 @@ pub struct Core<B: Backend> {
     stats: Arc<ThreadStats>,
     fec: Fec,
     bursts: Vec<Burst>,
+    early: Early,
     scratch: Box<[u8; MAX_SYMBOL_LEN]>,
     status_at: Nanos,
     stop: bool,
@@ -64,13 +67,15 @@ pub struct Core<B: Backend> {
 
 impl<B: Backend> Core<B> {
     /// A core without lanes. `events` takes handshake frames and lanes that have ended; it must
-    /// be bounded, and a full one costs the frame, not the core.
+    /// be bounded, and a full one costs the frame, not the core. `indices` are those that the manager
+    /// gives out.
     pub fn new(
         id: usize,
         backend: B,
         commands: Receiver<CoreCommand>,
         events: Sender<CoreEvent>,
         stats: Arc<ThreadStats>,
+        indices: Arc<Indices>,
     ) -> Core<B> {
         Core {
             id,
@@ -84,6 +89,7 @@ impl<B: Backend> Core<B> {
             stats,
             fec: Fec::detect(),
             bursts: Vec::with_capacity(RX_BATCH),
+            early: Early::new(indices),
             scratch: Box::new([0; MAX_SYMBOL_LEN]),
             status_at: 0,
             stop: false,
@@ -147,6 +153,7 @@ impl<B: Backend> Core<B> {
             .iter()
             .flatten()
             .filter_map(|l| l.next_timeout(now))
+            .chain(self.early.next_timeout())
             .min()
     }
 
@@ -155,7 +162,12 @@ impl<B: Backend> Core<B> {
         while let Ok(c) = self.commands.try_recv() {
             any = true;
             match c {
-                CoreCommand::Open { local_index, lane } => self.open(local_index, lane),
+                CoreCommand::Open { local_index, lanes } => {
+                    for lane in lanes {
+                        self.open(local_index, lane);
+                    }
+                    self.early.opened();
+                }
                 CoreCommand::Close {
                     local_index,
                     reason,
@@ -179,7 +191,12 @@ impl<B: Backend> Core<B> {
                     }
                 }
                 CoreCommand::Datagram { to, bytes } => self.send_raw(&to, &bytes),
-                CoreCommand::Stop => self.stop = true,
+                CoreCommand::Stop => {
+                    self.stop = true;
+                    for burst in self.early.drain() {
+                        self.backend.release(burst);
+                    }
+                }
             }
         }
         let _ = now;
@@ -246,6 +263,7 @@ impl<B: Backend> Core<B> {
             self.arriving = (0, 0, now + BULK_SPAN);
         }
         let start = self.stage_clock.now();
+        let may_wait = self.early.release(now, &mut self.bursts);
         if self.backend.recv(&mut self.bursts).is_err() {
             self.stats.counters.add(Counter::RxErrors, 1);
         }
@@ -266,16 +284,10 @@ impl<B: Backend> Core<B> {
             scratch: &mut self.scratch,
         };
         let mut came = 0;
-        for mut burst in self.bursts.drain(..) {
+        'bursts: for mut burst in self.bursts.drain(..) {
             let from = burst.from();
             ctx.ecn = burst.ecn();
             ctx.queue = burst.queue();
-            if ctx.ecn != 0 {
-                let (all, ce) = (burst.segments() as u64, ctx.ecn == CE);
-                self.stats.counters.add(Counter::RxFramesEct, all);
-                let marked = if ce { all } else { 0 };
-                self.stats.counters.add(Counter::RxFramesCe, marked);
-            }
             let (mut frames, bytes) = (0, burst.total_len() as u64);
             let segment = burst.segment_len();
             let mut left = burst.bytes_mut();
@@ -300,6 +312,11 @@ impl<B: Backend> Core<B> {
                         let place = match &self.table[h.session as usize % TABLE] {
                             Some(e) if e.index == h.session && usize::from(h.lane) < MAX_LANES => {
                                 e.lanes[usize::from(h.lane)]
+                            }
+                            Some(e) if e.index == h.session => NO_LANE,
+                            _ if frames == 0 && may_wait && self.early.wants(h.session) => {
+                                self.early.hold(burst, now);
+                                continue 'bursts;
                             }
                             _ => NO_LANE,
                         };
@@ -328,6 +345,11 @@ impl<B: Backend> Core<B> {
             }
             self.stats.counters.add(Counter::RxFrames, frames);
             self.stats.counters.add(Counter::RxBytes, bytes);
+            if ctx.ecn != 0 {
+                self.stats.counters.add(Counter::RxFramesEct, frames);
+                let marked = if ctx.ecn == CE { frames } else { 0 };
+                self.stats.counters.add(Counter::RxFramesCe, marked);
+            }
             came += bytes;
             self.arriving.1 += bytes;
             self.backend.release(burst);

@@ -5,6 +5,7 @@ mod command;
 mod config;
 mod control;
 mod core;
+mod early;
 mod error;
 mod run;
 mod snapshot;

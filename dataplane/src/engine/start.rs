@@ -18,7 +18,7 @@ use crate::crypto::identity::PublicKey;
 use crate::fec::Fec;
 use crate::mem::Arena;
 use crate::obs::{Registry, Writer};
-use crate::proto::manager::{Manager, Options};
+use crate::proto::manager::{Indices, Manager, Options};
 use crate::ring::Wakeup;
 use crate::stage::{CloseReason, Lane};
 use crate::verify::Level;
@@ -129,6 +129,7 @@ impl Engine {
         let clock = Clock::start();
         let registry = Registry::new();
         let (events_tx, events) = bounded(CHANNEL);
+        let indices = Arc::new(Indices::default());
         let mut threads = Vec::new();
         let mut links = Vec::new();
         let mut infos = Vec::new();
@@ -170,6 +171,7 @@ impl Engine {
                 commands: rx,
                 events: events_tx.clone(),
                 stats: registry.attach_writer(Writer::Core(id)),
+                indices: indices.clone(),
                 clock,
                 ready,
             };
@@ -249,6 +251,7 @@ impl Engine {
             .unwrap_or_default();
         let at_zero = (unix.as_nanos() as u64).saturating_sub(clock.now());
         let mut options = Options::new(at_zero, &local_params);
+        options.indices = indices;
         // A peer with the weaker level is let in: the session uses the stronger of the two.
         options.policy.min_witness = Level::Fast as u8;
         if let Some(suite) = cfg.suite.only() {
@@ -396,6 +399,7 @@ struct CoreSpec {
     commands: Receiver<CoreCommand>,
     events: Sender<CoreEvent>,
     stats: Arc<crate::obs::ThreadStats>,
+    indices: Arc<Indices>,
     clock: Clock,
     ready: Sender<std::io::Result<Started>>,
 }
@@ -405,6 +409,7 @@ struct CoreRest {
     commands: Receiver<CoreCommand>,
     events: Sender<CoreEvent>,
     stats: Arc<crate::obs::ThreadStats>,
+    indices: Arc<Indices>,
     clock: Clock,
     ready: Sender<std::io::Result<Started>>,
 }
@@ -415,6 +420,7 @@ fn core_thread(spec: CoreSpec) {
         commands: spec.commands,
         events: spec.events,
         stats: spec.stats,
+        indices: spec.indices,
         clock: spec.clock,
         ready: spec.ready,
     };
@@ -453,7 +459,15 @@ fn run_core<B: Backend>(rest: CoreRest, backend: B, why: String) {
         rx_capacity: backend.rx_capacity_bytes(),
     };
     let (stats, clock) = (rest.stats, rest.clock);
-    let mut core = Core::new(rest.id, backend, rest.commands, rest.events, stats.clone());
+    let (commands, events) = (rest.commands, rest.events);
+    let mut core = Core::new(
+        rest.id,
+        backend,
+        commands,
+        events,
+        stats.clone(),
+        rest.indices,
+    );
     if rest.ready.send(Ok(started)).is_ok() {
         run(&mut core, clock, &stats.counters);
     }

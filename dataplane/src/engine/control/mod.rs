@@ -311,6 +311,7 @@ impl Control {
                 remote,
                 negotiated,
                 replaces,
+                rtt,
                 ..
             } => self.establish(open::Established {
                 local_index,
@@ -322,6 +323,7 @@ impl Control {
                 remote,
                 negotiated,
                 replaces,
+                rtt,
             }),
             ManagerEvent::Refused {
                 peer, reason, by, ..

@@ -24,8 +24,10 @@ use std::sync::{Arc, Mutex};
 
 /// What a peer's socket is taken to hold until its first acknowledgement says so, bytes.
 const FIRST_FLIGHT: u32 = 256 << 10;
-/// Round trip that is assumed before the first sample, nanoseconds.
+/// Round trip that is assumed before the first sample where the handshake did not show one, and what
+/// is believed of the one that it showed, nanoseconds.
 const INITIAL_RTT_NS: Nanos = 10_000_000;
+const INITIAL_RTT_RANGE: (Nanos, Nanos) = (1_000_000, 500_000_000);
 
 pub(super) struct Established {
     pub(super) local_index: u32,
@@ -37,6 +39,7 @@ pub(super) struct Established {
     pub(super) remote: Params,
     pub(super) negotiated: Negotiated,
     pub(super) replaces: Option<u32>,
+    pub(super) rtt: Option<Nanos>,
 }
 
 impl Control {
@@ -140,11 +143,12 @@ impl Control {
         let sending = Direction::sending(e.role == Role::Initiator);
         let n = usize::from(e.negotiated.lanes);
         let hint = route::symbol_len(e.remote_addr);
+        let (least, most) = INITIAL_RTT_RANGE;
         let cc = CcConfig {
             kind: self.cfg.congestion,
             max_rate: None,
             frame: u64::from(e.negotiated.symbol_len) + FRAME_OVERHEAD as u64,
-            initial_rtt: INITIAL_RTT_NS,
+            initial_rtt: e.rtt.unwrap_or(INITIAL_RTT_NS).clamp(least, most),
             seed: now ^ u64::from(e.local_index) << 32,
         };
         let path = Path::new(&cc, n);
@@ -199,13 +203,19 @@ impl Control {
         }
         let mut ends = Vec::with_capacity(n);
         let mut watch = Vec::with_capacity(n);
+        let mut per_core: Vec<Vec<_>> = self.cores.iter().map(|_| Vec::new()).collect();
         for (core, lane, end) in opened {
             watch.push((end.shared.clone(), end.status.clone()));
-            self.cores[core].send(CoreCommand::Open {
-                local_index: e.local_index,
-                lane: Box::new(lane),
-            });
+            per_core[core].push(Box::new(lane));
             ends.push(end);
+        }
+        for (core, lanes) in self.cores.iter().zip(per_core) {
+            if !lanes.is_empty() {
+                core.send(CoreCommand::Open {
+                    local_index: e.local_index,
+                    lanes,
+                });
+            }
         }
         Ok((ends, watch, shared))
     }

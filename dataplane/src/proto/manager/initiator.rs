@@ -69,6 +69,7 @@ impl Manager {
             return;
         };
         intent.noise = Some(noise);
+        intent.offered = now;
         intent.forged = 0;
         intent.tries = intent.tries.saturating_add(1);
         let mut frame = Frame::header(Kind::Offer, 0, n).to_vec();
@@ -178,7 +179,12 @@ impl Manager {
             }
         };
         // The index of the attempt becomes that of the session, so it must not be freed with it.
-        let handshake = peer.intent.take().map(|i| i.id);
+        let intent = peer.intent.take();
+        let rtt = intent
+            .as_ref()
+            .filter(|i| i.tries == 1)
+            .map(|i| now.saturating_sub(i.offered));
+        let handshake = intent.map(|i| i.id);
         peer.end_responding(&mut self.table);
         let repeats = self.options.timing.accept_repeats;
         let live = Live {
@@ -205,6 +211,7 @@ impl Manager {
             remote,
             negotiated,
             replaces,
+            rtt,
         })
     }
 }

@@ -37,6 +37,7 @@ use crate::wire::handshake::{Frame, Kind, Params};
 pub use rate::RateConfig;
 use rate::RateLimiter;
 use table::IndexTable;
+pub use table::Indices;
 pub use types::*;
 
 /// Most sessions, live and opening, of one node: the low 8 bits of an index are its place.
@@ -55,6 +56,8 @@ struct Intent {
     give_up: Nanos,
     due: Nanos,
     interval: Nanos,
+    /// When the latest OFFER left.
+    offered: Nanos,
     tries: u32,
     index: Option<u32>,
     forged: u8,
@@ -67,6 +70,8 @@ struct Responding {
     keys: Finished,
     remote: Params,
     negotiated: Negotiated,
+    /// When COUNTER left.
+    countered: Nanos,
     expires: Nanos,
 }
 
@@ -161,9 +166,9 @@ impl Manager {
             identity,
             local,
             rate: RateLimiter::new(options.rate, secret),
+            table: IndexTable::new(options.indices.clone()),
             options,
             peers: BTreeMap::new(),
-            table: IndexTable::new(),
             last_timestamp: 0,
             next_id: 1,
             stats: ManagerStats::default(),
@@ -250,6 +255,7 @@ impl Manager {
             give_up: now.saturating_add(self.options.timing.give_up),
             due: now,
             interval: self.options.timing.first_retry,
+            offered: now,
             tries: 0,
             index: None,
             forged: 0,
@@ -311,7 +317,7 @@ impl Manager {
         match frame.kind {
             Kind::Offer => self.on_offer(from, &frame, now, out),
             Kind::Counter => self.on_counter(from, &frame, now, out),
-            Kind::Accept => self.on_accept(from, &frame),
+            Kind::Accept => self.on_accept(from, &frame, now),
         }
     }
 

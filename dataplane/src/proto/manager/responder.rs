@@ -125,6 +125,7 @@ impl Manager {
                     keys,
                     remote,
                     negotiated: Negotiated::of(&self.local, &remote),
+                    countered: now,
                     expires,
                 });
                 self.stats.progressed += 1;
@@ -146,6 +147,7 @@ impl Manager {
         &mut self,
         from: SocketAddr,
         frame: &Frame<'_>,
+        now: Nanos,
     ) -> Option<ManagerEvent> {
         let index = frame.session;
         let found = self
@@ -222,6 +224,7 @@ impl Manager {
             remote: pending.remote,
             negotiated: pending.negotiated,
             replaces,
+            rtt: Some(now.saturating_sub(pending.countered)),
         })
     }
 }

@@ -2,8 +2,41 @@
 //! array access and a stranger cannot guess an index.
 
 use super::{Entropy, PublicKey};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(super) const SLOTS: usize = 256;
+
+/// The session indices that are given out, for readers on other threads. A frame with one of them whose
+/// lanes are not open is not a stranger's: it has overtaken the work that its session's last handshake
+/// message made.
+#[derive(Debug)]
+pub struct Indices([AtomicU32; SLOTS]);
+
+impl Default for Indices {
+    fn default() -> Indices {
+        Indices([const { AtomicU32::new(0) }; SLOTS])
+    }
+}
+
+impl Indices {
+    /// With one index given out.
+    #[cfg(test)]
+    pub(crate) fn with(index: u32) -> Indices {
+        let indices = Indices::default();
+        indices.set(index as usize % SLOTS, index);
+        indices
+    }
+
+    /// Whether `index` is given out: to a live session, or to one that a handshake is about to make.
+    pub fn holds(&self, index: u32) -> bool {
+        index != 0 && self.0[index as usize % SLOTS].load(Ordering::Relaxed) == index
+    }
+
+    fn set(&self, place: usize, index: u32) {
+        self.0[place].store(index, Ordering::Relaxed);
+    }
+}
 
 pub(super) struct IndexTable {
     live: [Option<(u32, PublicKey)>; SLOTS],
@@ -11,14 +44,17 @@ pub(super) struct IndexTable {
     last: [u32; SLOTS],
     /// Where to look next: a place freed just now is the last to be used again.
     next: usize,
+    seen: Arc<Indices>,
 }
 
 impl IndexTable {
-    pub(super) fn new() -> IndexTable {
+    /// An empty table that `seen` follows.
+    pub(super) fn new(seen: Arc<Indices>) -> IndexTable {
         IndexTable {
             live: [None; SLOTS],
             last: [0; SLOTS],
             next: 0,
+            seen,
         }
     }
 
@@ -37,6 +73,7 @@ impl IndexTable {
         let index = high << 8 | place as u32;
         self.live[place] = Some((index, peer));
         self.last[place] = index;
+        self.seen.set(place, index);
         self.next = (place + 1) % SLOTS;
         Some(index)
     }
@@ -54,6 +91,7 @@ impl IndexTable {
             && self.get(index).is_some()
         {
             self.live[index as usize % SLOTS] = None;
+            self.seen.set(index as usize % SLOTS, 0);
         }
     }
 }
@@ -76,18 +114,21 @@ mod tests {
     #[test]
     fn indices_are_unique_never_zero_and_bounded() {
         for byte in [0, 0xff] {
-            let mut t = IndexTable::new();
+            let indices = Arc::new(Indices::default());
+            let mut t = IndexTable::new(indices.clone());
             let key = PublicKey([1; 32]);
             let mut seen = std::collections::BTreeSet::new();
             for _ in 0..SLOTS {
                 let i = t.alloc(key, &mut Stuck(byte)).unwrap();
                 assert!(i >> 8 != 0 && seen.insert(i));
                 assert_eq!(t.get(i), Some(key));
+                assert!(indices.holds(i) && !indices.holds(i ^ 1 << 8));
             }
             assert_eq!(t.alloc(key, &mut Stuck(byte)), None);
             let old = *seen.first().unwrap();
             t.free(Some(old));
             assert_eq!(t.get(old), None);
+            assert!(!indices.holds(old) && !indices.holds(0));
             let new = t.alloc(key, &mut Stuck(byte)).unwrap();
             assert_eq!(new % 256, old % 256);
             assert_ne!(new, old, "a freed index is not given out again at once");

@@ -1,11 +1,12 @@
 //! What goes into and comes out of the manager.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::rate::RateConfig;
-use super::{MS, PublicKey};
+use super::{Indices, MS, PublicKey};
 use crate::base::Nanos;
 use crate::crypto::schedule::SessionSecrets;
 use crate::wire::handshake::{Attestation, HandshakeError, Params, SUITE_AES_256_GCM};
@@ -190,6 +191,8 @@ pub struct Options {
     pub rate: RateConfig,
     /// Randomness.
     pub entropy: Box<dyn Entropy>,
+    /// Follows the indices that the manager gives out.
+    pub indices: Arc<Indices>,
 }
 
 impl Options {
@@ -205,6 +208,7 @@ impl Options {
             timing: Timing::default(),
             rate: RateConfig::default(),
             entropy: Box::new(OsEntropy),
+            indices: Arc::default(),
         }
     }
 }
@@ -279,6 +283,10 @@ pub enum ManagerEvent {
         negotiated: Negotiated,
         /// Our index of the session that this one replaces. It is free from now on.
         replaces: Option<u32>,
+        /// From our last message to the answer, nanoseconds: a round trip and the work of both sides,
+        /// and more where an answer was lost. `None` where it is not known which of several messages
+        /// was answered.
+        rtt: Option<Nanos>,
     },
     /// A known peer and we cannot agree.
     Refused {
