@@ -113,6 +113,16 @@ mod tests {
             }
             assert_eq!(total, bytes);
         }
+        // A path that carries less makes pieces shorter, and no byte more or fewer.
+        let mut payload = Payload::new((64 << 20) + 1500, 1000).unwrap();
+        let mut total = payload.next_piece().unwrap().len();
+        payload.shorten(900);
+        payload.shorten(950);
+        while let Some(piece) = payload.next_piece() {
+            assert!(!piece.is_empty() && piece.len() <= 900);
+            total += piece.len();
+        }
+        assert_eq!(total, (64 << 20) + 1500);
         assert!(Payload::new(1, 0).is_err());
     }
 }

@@ -9,7 +9,7 @@ use crate::base::Nanos;
 use crate::proto::manager::Indices;
 use std::sync::Arc;
 
-/// Half of a backend's receive buffers at most.
+/// Bursts that are kept at most: half of a UDP socket's receive buffers.
 const MOST: usize = 32;
 /// How long opening lanes may take, nanoseconds.
 const HOLD_NS: Nanos = 20_000_000;

@@ -218,7 +218,7 @@ impl LaneTx {
         n.min(MAX_REPAIR_SYMBOLS as u8)
     }
 
-    /// How repair is sent for now.
+    /// Repair symbols of the next slot and of the next answer.
     fn plan(&mut self) -> Plan {
         let sent = self.log.bytes_sent() - self.busy_from;
         let flights = sent / self.in_flight().max(FRAME_OVERHEAD as u64);

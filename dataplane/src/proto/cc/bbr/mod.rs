@@ -29,7 +29,7 @@ const DRAIN_GAIN: f64 = 0.5;
 /// Rounds without growth that end startup, in quarters: one with a queue counts whole.
 const FULL_ROUNDS: u32 = 12;
 const MAX_BOOST: f64 = 8.0;
-/// Frames of the first flight on paths with longer round trips than this, nanoseconds.
+/// Frames of the first flight on paths whose round trip takes at least this, nanoseconds.
 const FIRST_FRAMES: u64 = 72;
 const FAR_NS: Nanos = 5_000_000;
 /// It is spread over a round trip or this, nanoseconds, whichever is shorter.

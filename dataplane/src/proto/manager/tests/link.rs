@@ -80,3 +80,29 @@ fn lossy_reordering_links_end_with_both_sides_in_the_same_session() {
     // Nine OFFERs that all fail at 51 % each: one run in 400.
     assert!(timed_out <= 3, "{timed_out} of 300 timed out");
 }
+
+fn rtt(event: Option<ManagerEvent>) -> Option<Nanos> {
+    match event {
+        Some(ManagerEvent::Established { rtt, .. }) => rtt,
+        _ => panic!("not established"),
+    }
+}
+
+#[test]
+fn the_handshake_tells_its_round_trip_unless_it_may_have_answered_an_earlier_offer() {
+    let (mut a, mut b) = (node(1, 2, |_, _| ()), node(2, 1, |_, _| ()));
+    let o = offer(&mut a, 0);
+    let (counter, _) = give(&mut b, addr(1), &o, 3 * MS);
+    let (accept, event) = give(&mut a, addr(2), &counter[0].1, 7 * MS);
+    assert_eq!(rtt(event), Some(7 * MS));
+    let (_, event) = give(&mut b, addr(1), &accept[0].1, 12 * MS);
+    assert_eq!(rtt(event), Some(9 * MS));
+
+    let (mut a, mut b) = (node(1, 2, |_, _| ()), node(2, 1, |_, _| ()));
+    offer(&mut a, 0);
+    let due = a.next_timeout().unwrap();
+    let (again, _) = tick(&mut a, due);
+    let (counter, _) = give(&mut b, addr(1), &again[0].1, due);
+    let (_, event) = give(&mut a, addr(2), &counter[0].1, due + MS);
+    assert_eq!(rtt(event), None);
+}
