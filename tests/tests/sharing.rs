@@ -29,7 +29,7 @@ fn megabits(r: &Report) -> Vec<u64> {
 fn small_messages() -> App {
     App::Messages {
         every: MS,
-        symbols: 1,
+        len: 1408,
     }
 }
 
@@ -130,6 +130,38 @@ fn small_messages_pass_a_bulk_transfer() {
             assert!(p99 < 2 * rtt + MS, "{what}, rtt {rtt}: {p99} ns");
             // Nor does their lane keep the bulk from what they leave.
             assert!(r.share > 0.95, "{what}, rtt {rtt}: {}", r.share);
+        }
+    }
+}
+
+#[test]
+fn small_messages_pass_a_bulk_transfer_over_lossy_paths() {
+    for loss in [0.001, 0.01, 0.05] {
+        for rtt in [MS, 20 * MS] {
+            let small = App::Messages {
+                every: MS,
+                len: 256,
+            };
+            let session = Session {
+                lanes: vec![App::Bulk, small],
+                ..Session::bulk(0)
+            };
+            let mut path = Path::new(G, rtt);
+            path.loss = Loss::Random(loss);
+            let r = run(&scenario(path, vec![session], 10));
+            let of = &r.lanes[1].latency;
+            let what = format!("{} % loss, {} ms", loss * 100.0, rtt / MS);
+            println!(
+                "messages beside bulk, {what}: p50 {:.2} ms, p99 {:.2} ms, all {:.1} %, overhead {:.2} %",
+                of.p50 as f64 / MS as f64,
+                of.p99 as f64 / MS as f64,
+                r.share * 100.0,
+                r.overhead * 100.0
+            );
+            assert!(of.p99 < 2 * rtt + MS, "{what}: {} ns", of.p99);
+            // They take it from what the bulk may have, and not beyond.
+            assert!(r.overhead < 1.5 * loss + 0.015, "{what}: {:.4}", r.overhead);
+            assert!(r.share > 0.9, "{what}: {}", r.share);
         }
     }
 }

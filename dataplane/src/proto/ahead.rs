@@ -28,6 +28,12 @@ const CLEAN: f32 = 0.0005;
 /// most 0.4 %, that is below 1.5 x loss + 1 %.
 const BUDGET: (f64, f64) = (1.5, 0.005);
 
+/// Repair of a short slot from what the path's budget leaves is weighed at this part of its bytes: they
+/// are few beside the rest of the path's.
+const SPARED: f64 = 0.02;
+/// Repair symbols of a short slot at most: what needs more is hit in a burst, and they with it.
+const SHORT_MOST: u8 = 8;
+
 /// Round trips of a transfer that are counted at most: beyond, repair only ever costs bytes.
 const LONG_FLIGHTS: f64 = 64.0;
 /// Slots in flight from which a window of 96 is short of room.
@@ -45,6 +51,8 @@ pub(super) struct Ahead {
     spans: u32,
     age: u32,
     plan: Plan,
+    /// The last short slot planned for: its k, how many were in flight, its repair symbols.
+    short: (u8, u64, u8),
 }
 
 /// Repair symbols for a slot of 64 data symbols.
@@ -67,6 +75,7 @@ impl Ahead {
             spans: 0,
             age: PLAN_FRAMES,
             plan: Plan::default(),
+            short: (0, 0, 0),
         }
     }
 
@@ -124,22 +133,58 @@ impl Ahead {
 
     /// The plan for what is sent next. `in_flight` is how many slots the lane has under way: each waits for the
     /// slowest before it. `flights` is for how many round trips it has had more to send than it could.
-    pub(super) fn plan(&mut self, in_flight: u64, flights: u64) -> Plan {
+    /// `left` is the part of the budget that other lanes of the path have not taken, 0..=1.
+    pub(super) fn plan(&mut self, in_flight: u64, flights: u64, left: impl Fn() -> f64) -> Plan {
         if self.age >= PLAN_FRAMES {
             self.age = 0;
+            self.short = (0, 0, 0);
+            let loss = f64::from(self.loss.min(0.9));
             self.plan = plan(
-                f64::from(self.loss),
+                loss,
                 f64::from(self.dispersion.max(1.0)),
                 in_flight,
                 flights,
+                budget(loss) * left(),
             );
         }
         self.plan
     }
+
+    /// Share of the bytes sent for the first time that repair and sending again may add; 0 on a
+    /// clean path.
+    pub(super) fn budget(&self) -> f64 {
+        match self.loss {
+            CLEAN.. => budget(f64::from(self.loss.min(0.9))),
+            _ => 0.0,
+        }
+    }
+
+    /// Repair symbols that would bring a slot of `k` symbols, of a lane with now and then a message, home
+    /// at once, if the budget had them to spare.
+    pub(super) fn short(&mut self, k: u8, in_flight: u64) -> u8 {
+        if self.loss < CLEAN {
+            return 0;
+        }
+        if (self.short.0, self.short.1) != (k, in_flight) {
+            let loss = f64::from(self.loss.min(0.9));
+            let n = short(loss, f64::from(self.dispersion.max(1.0)), k, in_flight);
+            self.short = (k, in_flight, n);
+        }
+        self.short.2
+    }
+}
+
+fn budget(p: f64) -> f64 {
+    p * BUDGET.0 + BUDGET.1
+}
+
+/// The chance that any of `n` slots has what one has with `chance`.
+fn any(chance: f64, n: i32) -> f64 {
+    1.0 - (1.0 - chance).max(0.0).powi(n)
 }
 
 /// Chances of 0, 1, 2, ... losses of a mean and a variance: negative binomial, which is Poisson where
-/// both are equal.
+/// both are equal, and binomial where the variance is smaller.
 struct Losses {
     x: f64,
     chance: f64,
@@ -150,7 +195,7 @@ struct Losses {
 
 impl Losses {
     fn new(mean: f64, dispersion: f64) -> Losses {
-        let (a, b, none) = if dispersion > 1.01 {
+        let (a, b, none) = if !(1.0..=1.01).contains(&dispersion) {
             let r = mean / (dispersion - 1.0);
             let q = 1.0 - 1.0 / dispersion;
             (r * q, q, dispersion.powf(-r))
@@ -173,17 +218,15 @@ impl Losses {
     }
 }
 
-fn plan(loss: f64, dispersion: f64, in_flight: u64, flights: u64) -> Plan {
+fn plan(p: f64, dispersion: f64, in_flight: u64, flights: u64, budget: f64) -> Plan {
     let mut best = Plan::default();
-    if loss < f64::from(CLEAN) {
+    if p < f64::from(CLEAN) {
         return best;
     }
-    let p = loss.min(0.9);
     let k = MAX_DATA_SYMBOLS as f64;
     let waits = in_flight.clamp(1, 96) as i32;
     let room = (1.0 - f64::from(waits) / CROWDED_SLOTS).max(0.0);
     let to_come = (flights as f64).min(LONG_FLIGHTS) * room;
-    let budget = p * BUDGET.0 + BUDGET.1;
     let mut least = f64::INFINITY;
     for ahead in 0..=MAX_REPAIR_SYMBOLS as u8 {
         let sent = f64::from(ahead);
@@ -206,11 +249,10 @@ fn plan(loss: f64, dispersion: f64, in_flight: u64, flights: u64) -> Plan {
             let ok: f64 = (0..=extra).map(|_| lost.next()).sum();
             let later = late * (1.0 - ok).max(0.0);
             // Half a round trip, and another for each time that some slot before is late.
-            let slow = |chance: f64| 1.0 - (1.0 - chance).max(0.0).powi(waits);
-            let time = to_come + 0.5 + slow(late) + slow(later);
+            let time = to_come + 0.5 + any(late, waits) + any(later, waits);
             let cost = time * (1.0 + overhead);
             // Where even sending again alone is beyond the budget, the cheapest is taken.
-            let over = (overhead / budget - 1.0).max(0.0);
+            let over = (overhead / budget.max(1e-9) - 1.0).max(0.0);
             let cost = if over > 0.0 { 1e6 * (1.0 + over) } else { cost };
             if cost < least {
                 least = cost;
@@ -224,9 +266,31 @@ fn plan(loss: f64, dispersion: f64, in_flight: u64, flights: u64) -> Plan {
     best
 }
 
+/// See [`Ahead::short`]: the same trade for one slot, with bytes weighed by [`SPARED`].
+fn short(p: f64, dispersion: f64, k: u8, in_flight: u64) -> u8 {
+    let (k, waits) = (f64::from(k.max(1)), in_flight.clamp(1, 96) as i32);
+    let (mut best, mut least) = (0, f64::INFINITY);
+    for ahead in 0..=SHORT_MOST {
+        let sent = f64::from(ahead);
+        // Independent losses of a few symbols are binomial.
+        let mut losses = Losses::new((k + sent) * p, dispersion * (1.0 - p));
+        let fine: f64 = (0..=ahead).map(|_| losses.next()).sum();
+        let cost = (0.5 + any((1.0 - fine).max(0.0), waits)) * (1.0 + SPARED * sent / k);
+        if cost < least {
+            (best, least) = (ahead, cost);
+        }
+    }
+    best
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The plan with all of the budget.
+    fn plan(p: f64, dispersion: f64, in_flight: u64, flights: u64) -> Plan {
+        super::plan(p, dispersion, in_flight, flights, budget(p))
+    }
 
     #[test]
     fn a_clean_path_gets_nothing_and_a_lossy_one_stays_within_its_budget() {
@@ -257,6 +321,24 @@ mod tests {
     }
 
     #[test]
+    fn short_slots_are_sure_to_arrive_where_it_costs_little() {
+        let at = |p, dispersion, k, in_flight| short(p, dispersion, k, in_flight);
+        assert_eq!(at(0.01, 1.0, 1, 30), 1);
+        assert_eq!(at(0.05, 1.0, 1, 30), 2);
+        assert!((3..=5).contains(&at(0.05, 1.0, 8, 30)));
+        // A burst takes the copy with the symbol.
+        assert!(at(0.01, 19.0, 1, 30) <= 1);
+        for loss in [0.0006, 0.3, 0.9] {
+            assert!(at(loss, 256.0, 63, 96) <= SHORT_MOST);
+        }
+        let mut a = Ahead::new();
+        assert_eq!((a.short(1, 30), a.budget()), (0, 0.0));
+        a.on_frames(1000, 10);
+        assert_eq!(a.short(1, 30), 1);
+        assert!((a.budget() - 0.02).abs() < 1e-6);
+    }
+
+    #[test]
     fn bursts_are_answered_rather_than_prevented() {
         assert!(plan(0.05, 19.0, 30, 0).ahead < plan(0.05, 1.0, 30, 0).ahead);
         assert_eq!(plan(0.01, 19.0, 30, 0).ahead, 0);
@@ -264,7 +346,7 @@ mod tests {
 
     #[test]
     fn chances_add_up() {
-        for (mean, dispersion) in [(0.5, 1.0), (3.2, 1.0), (3.2, 5.0), (8.0, 20.0)] {
+        for (mean, dispersion) in [(0.5, 1.0), (0.6, 0.95), (3.2, 1.0), (3.2, 5.0), (8.0, 20.0)] {
             let mut l = Losses::new(mean, dispersion);
             let (mut sum, mut expected) = (0.0, 0.0);
             for x in 0..2000 {
@@ -309,6 +391,6 @@ mod tests {
         a.on_frames(u64::MAX, u64::MAX);
         a.on_frames(1, 0);
         a.on_frames(u64::MAX, u64::MAX);
-        assert!(a.plan(0, 0).ahead <= 32);
+        assert!(a.plan(0, 0, || 1.0).ahead <= 32);
     }
 }

@@ -100,19 +100,19 @@ impl Sender {
     /// The application's turn.
     fn fill(&mut self, now: Nanos, to: &mut Receiver) {
         while self.tx.can_push() {
-            let k = match self.app {
-                App::Bulk => FULL,
-                App::Messages { every, symbols } => {
+            let (k, len) = match self.app {
+                App::Bulk => (FULL, self.symbol_len),
+                App::Messages { every, len } => {
                     if self.next_message > now {
                         return;
                     }
                     to.begun.push_back(self.next_message);
                     self.next_message += every;
-                    symbols
+                    (1, len)
                 }
             };
-            assert!(self.tx.push_slot(self.pushed, k, self.symbol_len));
-            to.lens.push_back(u64::from(k) * u64::from(self.symbol_len));
+            assert!(self.tx.push_slot(self.pushed, k, len));
+            to.lens.push_back(u64::from(k) * u64::from(len));
             self.pushed += 1;
         }
     }

@@ -153,12 +153,12 @@ impl Path {
 pub enum App {
     /// Fills the window with full slots for ever.
     Bulk,
-    /// A message of `symbols` symbols every `every` nanoseconds.
+    /// A message of one symbol every `every` nanoseconds.
     Messages {
         /// Nanoseconds between two messages.
         every: Nanos,
-        /// Symbols of each, 1 to 64.
-        symbols: u8,
+        /// Bytes of each, a multiple of 64 up to a full symbol.
+        len: u16,
     },
 }
 

@@ -6,6 +6,7 @@
 //! fresh repair symbols or with the missing data.
 
 mod ack;
+mod repair;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ pub use types::{
     AckOutcome, AckReject, LaneTxConfig, LaneTxStats, RepairAhead, SymbolKind, TxSymbol,
 };
 
-use super::ahead::{Ahead, Plan};
+use super::ahead::Ahead;
 use super::flight::OnWire;
 use super::loss::LossCounter;
 use super::pacer::Pacer;
@@ -130,6 +131,8 @@ pub struct LaneTx {
     large_since: Option<Nanos>,
     /// Bytes that had been sent when there was last nothing to send.
     busy_from: u64,
+    /// Bytes of repair and of data sent again since the last slot was pushed, less what others spared.
+    repaired: i64,
     stats: LaneTxStats,
 }
 
@@ -172,6 +175,7 @@ impl LaneTx {
             room: u16::MAX,
             large_since: None,
             busy_from: 0,
+            repaired: 0,
             stats: LaneTxStats::default(),
         }
     }
@@ -193,7 +197,7 @@ impl LaneTx {
             return false;
         }
         let c = class(slot, WINDOW_SLOTS);
-        let ahead_left = self.repair_ahead(k);
+        let ahead_left = self.repair_ahead(k, symbol_len);
         self.metas[c] = Meta {
             k,
             symbol_len,
@@ -204,25 +208,6 @@ impl LaneTx {
         self.owing.remove(c);
         self.next_slot += 1;
         true
-    }
-
-    fn repair_ahead(&mut self, k: u8) -> u8 {
-        let n = match self.ahead {
-            RepairAhead::Fixed(n) => n,
-            RepairAhead::Adaptive => {
-                let full = self.plan().ahead;
-                // Shorter slots lose less; what covers them would cost more of them.
-                (u32::from(full) * u32::from(k) / MAX_DATA_SYMBOLS as u32) as u8
-            }
-        };
-        n.min(MAX_REPAIR_SYMBOLS as u8)
-    }
-
-    /// Repair symbols of the next slot and of the next answer.
-    fn plan(&mut self) -> Plan {
-        let sent = self.log.bytes_sent() - self.busy_from;
-        let flights = sent / self.in_flight().max(FRAME_OVERHEAD as u64);
-        self.repair.plan(self.cur - self.base, flights)
     }
 
     /// Slots below this one are complete.
@@ -425,29 +410,6 @@ impl LaneTx {
         Some(self.emit(now, slot, index, kind, ends))
     }
 
-    fn send_owed(&mut self, now: Nanos, slot: u64) -> Option<TxSymbol> {
-        let c = class(slot, WINDOW_SLOTS);
-        let m = &mut self.metas[c];
-        let (index, kind) = if m.owed_repair > 0 && m.repair_left() > 0 {
-            m.owed_repair -= 1;
-            m.repair_used += 1;
-            (m.k + m.repair_used - 1, SymbolKind::Repair)
-        } else if let Some(i) = m.owed_data.lowest() {
-            m.owed_repair = 0;
-            m.owed_data.remove(i);
-            (i as u8, SymbolKind::Resent)
-        } else {
-            m.owed_repair = 0;
-            self.owing.remove(c);
-            return None;
-        };
-        let ends = !m.owes();
-        if ends {
-            self.owing.remove(c);
-        }
-        Some(self.emit(now, slot, index, kind, ends))
-    }
-
     fn emit(
         &mut self,
         now: Nanos,
@@ -490,6 +452,9 @@ impl LaneTx {
             SymbolKind::Repair => self.stats.repair += 1,
             SymbolKind::Resent => self.stats.resent += 1,
         }
+        if kind != SymbolKind::First {
+            self.repaired = self.repaired.saturating_add_unsigned(len);
+        }
         let m = &mut self.metas[c];
         if round_ends {
             m.round_ended(now, last);
@@ -503,33 +468,5 @@ impl LaneTx {
             parts: parts as u8,
             kind,
         }
-    }
-
-    /// A symbol of the oldest incomplete slot, to make the peer answer: outside window and pace.
-    fn probe(&mut self, now: Nanos) -> Option<TxSymbol> {
-        self.skip_done();
-        let slot = (self.base..self.cur).find(|s| !self.done.contains(class(*s, WINDOW_SLOTS)));
-        let Some(slot) = slot else {
-            let can = self.cur < self.next_slot && self.cur < self.credit;
-            return if can { self.send_first(now) } else { None };
-        };
-        let c = class(slot, WINDOW_SLOTS);
-        if self.owing.contains(c) {
-            return self.send_owed(now, slot);
-        }
-        let m = &mut self.metas[c];
-        if m.repair_left() > 0 {
-            m.repair_used += 1;
-            let index = m.k + m.repair_used - 1;
-            return Some(self.emit(now, slot, index, SymbolKind::Repair, false));
-        }
-        // Missing data in turn, so that one unlucky symbol is not the only one tried.
-        let missing = m.missing();
-        let next = match missing.shift_down(m.probe_cursor as usize).lowest() {
-            Some(i) => i + m.probe_cursor as usize,
-            None => missing.lowest().unwrap_or(0),
-        };
-        m.probe_cursor = ((next + 1) % MAX_DATA_SYMBOLS) as u8;
-        Some(self.emit(now, slot, next as u8, SymbolKind::Resent, false))
     }
 }

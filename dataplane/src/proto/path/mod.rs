@@ -10,12 +10,14 @@
 //! its share of the window whatever the others have in flight, and beyond it what they leave. So a
 //! lane with little to send holds nothing back, and is not held up by a bulk lane beside it.
 
+mod spare;
 #[cfg(test)]
 mod tests;
 
 use super::cc::{AckSample, Cc, CcConfig, Controller};
 use super::sent::Mark;
 use crate::base::Nanos;
+use spare::Spare;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -81,6 +83,7 @@ pub struct Path {
     rate: AtomicU64,
     window: AtomicU64,
     mail: Mailbox,
+    spare: Spare,
     model: Mutex<Model>,
 }
 
@@ -154,6 +157,7 @@ impl Path {
                 rate: AtomicU64::new(0),
                 prior_delivered: AtomicU64::new(0),
             },
+            spare: Spare::default(),
             model: Mutex::new(Model {
                 cc,
                 acked: 0,
@@ -330,6 +334,11 @@ impl PathLane {
             self.share().in_flight.store(in_flight, Relaxed);
         }
         self.share().sent.store(sent, Relaxed);
+    }
+
+    /// What the lanes leave of the budget for repair.
+    pub(super) fn spare(&self) -> &Spare {
+        &self.path.spare
     }
 
     /// Pace or window keep this lane from sending.
