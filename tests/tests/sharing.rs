@@ -3,7 +3,9 @@
 //! prints what it asserts.
 
 use ctp96::proto::CcKind;
-use tests::scenario::{App, Loss, MS, Path, Report, SEC, Scenario, Session, Shaper, jain, run};
+use tests::scenario::{
+    App, Loss, MS, Path, SEC, Scenario, Session, SessionReport, Shaper, jain, run,
+};
 
 const G: f64 = 1e9;
 
@@ -22,8 +24,13 @@ fn tail_drop(bits_per_s: f64, rtt: u64, products: f64) -> Path {
     path
 }
 
-fn megabits(r: &Report) -> Vec<u64> {
-    r.lanes.iter().map(|l| (l.goodput * 8e-6) as u64).collect()
+/// Lanes that a session needs for three bandwidth-delay products of window at 1 Gb/s.
+fn lanes(rtt: u64) -> usize {
+    if rtt > 20 * MS { 5 } else { 1 }
+}
+
+fn megabits(of: &[SessionReport]) -> Vec<u64> {
+    of.iter().map(|l| (l.goodput * 8e-6) as u64).collect()
 }
 
 fn small_messages() -> App {
@@ -35,10 +42,10 @@ fn small_messages() -> App {
 
 #[test]
 fn equal_sessions_get_equal_shares() {
-    for rtt in [MS, 20 * MS] {
+    for rtt in [MS, 20 * MS, 50 * MS, 100 * MS] {
         for n in [2, 4] {
             for products in [0.5, 2.0] {
-                let sessions = (0..n).map(|_| Session::bulk(1)).collect();
+                let sessions = (0..n).map(|_| Session::bulk(lanes(rtt))).collect();
                 let r = run(&scenario(tail_drop(G, rtt, products), sessions, 30));
                 let what = format!("{n} sessions, 1G {} ms, queue {products} BDP", rtt / MS);
                 println!(
@@ -46,7 +53,7 @@ fn equal_sessions_get_equal_shares() {
                     r.jain(),
                     r.share * 100.0,
                     r.drops * 100.0,
-                    megabits(&r)
+                    megabits(&r.sessions)
                 );
                 assert!(r.jain() >= 0.95, "{what}");
                 assert!(r.share > 0.9, "{what}");
@@ -57,12 +64,13 @@ fn equal_sessions_get_equal_shares() {
 
 #[test]
 fn a_late_session_gets_its_share() {
-    for rtt in [MS, 20 * MS] {
+    for rtt in [MS, 20 * MS, 50 * MS, 100 * MS] {
+        let early = Session::bulk(lanes(rtt));
         let late = Session {
             start: 2 * SEC,
-            ..Session::bulk(1)
+            ..early.clone()
         };
-        let sessions = vec![Session::bulk(1), Session::bulk(1), late];
+        let sessions = vec![early.clone(), early, late];
         let mut s = scenario(tail_drop(G, rtt, 2.0), sessions, 32);
         s.warm = 2 * SEC;
         let r = run(&s);
@@ -70,7 +78,7 @@ fn a_late_session_gets_its_share() {
             "late session, 1G {} ms: Jain {:.4}, Mb/s {:?}",
             rtt / MS,
             r.jain(),
-            megabits(&r)
+            megabits(&r.sessions)
         );
         assert!(r.jain() >= 0.9, "rtt {rtt}");
     }
@@ -84,7 +92,7 @@ fn lanes_share_by_weight() {
         println!(
             "4 lanes, {} ms: Jain {j:.4}, Mb/s {:?}",
             rtt / MS,
-            megabits(&r)
+            megabits(&r.lanes)
         );
         assert!(j >= 0.95, "rtt {rtt}");
         // At 1 ms the path holds little more than one slot.
@@ -242,10 +250,10 @@ fn cubic_beside_the_default_is_not_starved() {
     let r = run(&scenario(path, vec![Session::bulk(1), cubic], 30));
     println!(
         "default beside cubic: {:?} Mb/s, Jain {:.3}",
-        megabits(&r),
+        megabits(&r.sessions),
         r.jain()
     );
-    assert!(r.jain() > 0.8, "{:?}", megabits(&r));
+    assert!(r.jain() > 0.8, "{:?}", megabits(&r.sessions));
 }
 
 #[test]

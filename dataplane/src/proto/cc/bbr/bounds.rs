@@ -20,8 +20,13 @@ const QUEUE_SLACK_NS: Nanos = 2_000_000;
 const ROUND_SLACK_NS: Nanos = 125_000;
 /// Frames of a round with fewer of which its rate says little.
 const SURE_FRAMES: u64 = 32;
-/// A standing queue lowers the rate by at most this at once.
-const QUEUE_CUT: f64 = 0.5;
+/// A standing queue lowers the rate to this at once, at most: what a round delivers while another sender
+/// probes says little of this one's share.
+const QUEUE_CUT: f64 = 0.85;
+/// Where that drained it, and the rate is lower than this by then, the next try for more comes after so many
+/// rounds and up to as many again: if it was another sender's queue, that is how the share comes back.
+const GAVE_WAY: f64 = 0.95;
+pub(super) const RETRY_ROUNDS: u64 = 8;
 /// Our own queue drains in so many times the time that what is in flight takes.
 const DRAIN_TIMES: u64 = 2;
 
@@ -168,6 +173,9 @@ impl Bbr {
         };
         if rtt < self.rtt() + self.rtt() / 4 + QUEUE_SLACK_NS / 2 {
             self.bounds.before_queue = None;
+            if (self.bandwidth() as f64) < GAVE_WAY * bw as f64 {
+                self.probe.retry_after(RETRY_ROUNDS);
+            }
         } else if s.now >= until {
             self.bounds.before_queue = None;
             self.bounds.contended = true;

@@ -38,7 +38,9 @@ const FIRST_FLIGHT_NS: Nanos = 10_000_000;
 const CWND_GAIN: f64 = 2.0;
 const UP_CWND_GAIN: f64 = 2.25;
 /// See [`Bbr::up_step`].
-const UP_FRAMES: u64 = 8;
+const UP_FRAMES: f64 = 8.0;
+/// Frames in flight from which that grows with their square root: on a long path eight are nothing.
+const UP_FROM: f64 = 100.0;
 const PROBE_RTT_CWND_GAIN: f64 = 0.5;
 /// Paced this much below the estimate, so that queues drain; the second where a queue that stands shows
 /// in round trips and slows the sender down by itself.
@@ -367,10 +369,12 @@ impl Bbr {
         }
     }
 
-    /// What probing up adds whatever the rate, so that a small share of a path grows faster than a
-    /// large one: so many frames a round trip.
+    /// What probing up adds whatever the rate, or by its root, so that a small share of a path grows faster
+    /// than a large one: so many frames a round trip.
     fn up_step(&self) -> f64 {
-        (UP_FRAMES * self.frame) as f64 * 1e9 / self.rtt().max(MIN_MODEL_RTT_NS) as f64
+        let flight = self.bdp(self.bandwidth(), 1.0) as f64 / self.frame as f64;
+        let frames = UP_FRAMES * (flight / UP_FROM).max(1.0).sqrt();
+        frames * self.frame as f64 * 1e9 / self.rtt().max(MIN_MODEL_RTT_NS) as f64
     }
 
     /// Whether the pace is, and was a round trip and a half ago, a fifth or more below the path's

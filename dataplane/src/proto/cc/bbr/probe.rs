@@ -25,6 +25,9 @@ const WAIT_ROUNDS: (u64, u64) = (12, 24);
 const SETTLED: u64 = 2;
 /// Growth of the rate in a round for which probing up goes on.
 const UP_GROWTH: f64 = 1.1;
+/// With others on the path a phase up ends when the rate has grown by so much: they may be giving way for a
+/// moment only.
+const SHARED_GROWTH: f64 = 1.35;
 /// A phase up ends after so many round trips whatever it finds.
 const UP_MAX_RTTS: u64 = 20;
 
@@ -48,6 +51,9 @@ pub(super) struct Probe {
     up_rounds: u32,
     /// Rate at the last look while probing up, and whether it grew since the one before.
     up_bw: u64,
+    /// Rate that it ends at, and whether a queue stood while cruising before.
+    up_until: f64,
+    shared: bool,
     /// Round trip when it began.
     up_rtt: Nanos,
     growing: bool,
@@ -68,6 +74,8 @@ impl Probe {
             wait_rounds: WAIT_ROUNDS.1,
             up_rounds: 0,
             up_bw: 0,
+            up_until: f64::INFINITY,
+            shared: false,
             up_rtt: 0,
             growing: false,
             crowded: false,
@@ -94,6 +102,12 @@ impl Probe {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// Tries for more again after `rounds` more rounds, and up to as many again.
+    pub(super) fn retry_after(&mut self, rounds: u64) {
+        let at = self.rounds + rounds + self.random() % rounds.max(1);
+        self.wait_rounds = self.wait_rounds.min(at);
     }
 
     /// Flows that share a path must not probe in step.
@@ -162,6 +176,7 @@ impl Bbr {
         self.probe.crowded = self
             .bounds
             .crowded(self.min_rtt, self.loss.near(self.min_rtt));
+        self.probe.shared |= self.probe.crowded && self.probe.phase == Phase::Cruise;
         let settling = matches!(self.probe.phase, Phase::Down | Phase::Cruise);
         if round_start && self.probe.rounds == SETTLED && settling {
             self.loss.restart();
@@ -185,6 +200,10 @@ impl Bbr {
                 if round_start && spent >= self.rtt() {
                     self.probe.up_rounds = 0;
                     self.probe.up_bw = self.max_bandwidth();
+                    self.probe.up_until = match std::mem::take(&mut self.probe.shared) {
+                        true => SHARED_GROWTH * self.probe.up_bw as f64,
+                        false => f64::INFINITY,
+                    };
                     self.probe.up_rtt = s.rtt.unwrap_or(self.rtt());
                     // A new cycle: the filter forgets the one before last.
                     if !s.app_limited {
@@ -230,6 +249,9 @@ impl Bbr {
             || spent > UP_MAX_RTTS * self.rtt().max(super::MIN_MODEL_RTT_NS)
         {
             self.enter_down(s.now);
+        } else if bw as f64 > self.probe.up_until {
+            self.enter_down(s.now);
+            self.probe.retry_after(super::bounds::RETRY_ROUNDS);
         }
     }
 }
@@ -239,15 +261,44 @@ mod tests {
     use super::*;
     use crate::proto::cc::{CcConfig, CcKind};
 
-    #[test]
-    fn what_probing_lost_is_no_congestion_however_fast_its_queue_drains() {
-        let mut b = Bbr::new(&CcConfig {
+    fn bbr() -> Bbr {
+        Bbr::new(&CcConfig {
             kind: CcKind::Bbr,
             max_rate: None,
             frame: 1448,
             initial_rtt: 10_000_000,
             seed: 1,
-        });
+        })
+    }
+
+    #[test]
+    fn what_is_added_whatever_the_rate_grows_with_the_root_of_the_flight() {
+        let mut b = bbr();
+        b.min_rtt = Some(100_000_000);
+        let mut frames = |in_flight: u64| {
+            b.bw = [in_flight * 1448 * 10, 0];
+            b.up_step() / (1448.0 * 10.0)
+        };
+        assert!((frames(10) - 8.0).abs() < 0.01);
+        assert!((frames(100) - 8.0).abs() < 0.1);
+        assert!((frames(10_000) - 80.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn who_gave_way_tries_again_soon_and_never_later_than_it_would_have() {
+        let mut b = bbr();
+        b.enter_down(0);
+        b.probe.rounds = 3;
+        b.probe.retry_after(8);
+        assert!((11..19).contains(&b.probe.wait_rounds));
+        b.probe.wait_rounds = 5;
+        b.probe.retry_after(8);
+        assert_eq!(b.probe.wait_rounds, 5);
+    }
+
+    #[test]
+    fn what_probing_lost_is_no_congestion_however_fast_its_queue_drains() {
+        let mut b = bbr();
         b.enter_down(0);
         assert!(b.probing());
         b.probe.rounds = SETTLED - 1;
