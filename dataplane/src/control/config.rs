@@ -495,25 +495,34 @@ impl Config {
         limits::symbol_len_for_mtu(self.node.mtu.clamp(limits::MIN_MTU, limits::MAX_MTU))
     }
 
-    /// Lanes of each session, at least; with `"auto"` a node of many cores has one for each.
+    /// Lanes of each session, at least; with `"auto"` a node of many cores has one for each. Those that the
+    /// stated path needs are taken as far as the budget holds them.
     pub fn lanes(&self) -> usize {
         match self.session.lanes {
             Lanes::Count(n) => n,
             Lanes::Auto => {
                 let n = self.lanes_for_path().unwrap_or(AUTO_LANES as u64);
+                let n = n.min(self.memory.budget.0 / self.lane_bytes().max(1));
                 (n as usize).clamp(AUTO_LANES, limits::MAX_LANES)
             }
         }
     }
 
-    /// Bytes of the slot arena that one session takes: the windows of both directions, scratch and
-    /// repair buffers of each lane, of full slots at this MTU.
-    pub fn session_bytes(&self) -> u64 {
-        let buffers = self
-            .lanes()
-            .saturating_mul(bufs_per_lane(self.session.window_slots));
-        (buffers as u64)
+    /// Bytes of the slot arena that a lane takes: the windows of both directions, scratch and repair
+    /// buffers, of full slots at this MTU.
+    fn lane_bytes(&self) -> u64 {
+        (bufs_per_lane(self.session.window_slots) as u64)
             .saturating_mul(Lane::buf_len(self.symbol_len()).next_multiple_of(4096) as u64)
+    }
+
+    /// Bytes of the slot arena that one session takes.
+    pub fn session_bytes(&self) -> u64 {
+        self.session_bytes_of(self.lanes() as u64)
+    }
+
+    /// Bytes of the slot arena that a session of `lanes` lanes would take.
+    pub fn session_bytes_of(&self, lanes: u64) -> u64 {
+        lanes.saturating_mul(self.lane_bytes())
     }
 
     /// Payload that one session can have in flight, bytes.

@@ -203,8 +203,8 @@ fn bad_values_give_line_key_value_and_range() {
             "200Gbit/s over 100 ms at MTU 1500 is more than 128 lanes",
         ),
         (
-            "[session]\nlanes = \"auto\"\n[path]\nrate = \"100Gbit/s\"\nrtt_ms = 20",
-            "one session of 87 lanes with 96 slots at MTU 1500 takes",
+            "[memory]\nbudget = \"64MiB\"\n[session]\nlanes = \"auto\"\n[path]\nrate = \"100Gbit/s\"\nrtt_ms = 20",
+            "one session of 4 lanes with 96 slots at MTU 1500 takes",
         ),
         (
             "[compression]\npolicy = \"deflate:99\"",

@@ -317,13 +317,24 @@ fn shared_key(path: &Path) -> Result<[u8; 32], String> {
 
 fn warnings(config: &Config) -> Vec<String> {
     let mut out = Vec::new();
-    if let (Lanes::Auto, Some(wanted)) = (config.session.lanes, config.lanes_for_path())
-        && wanted > MAX_LANES as u64
-    {
-        out.push(format!(
-            "session.lanes = \"auto\": the stated path asks for {wanted} lanes, so that slots that lost \
-             frames can wait for them at the full rate; {MAX_LANES} is the most and is taken"
-        ));
+    if let (Lanes::Auto, Some(wanted)) = (config.session.lanes, config.lanes_for_path()) {
+        let most = MAX_LANES as u64;
+        let (asked, taken) = (wanted.min(most), config.lanes() as u64);
+        if wanted > most {
+            out.push(format!(
+                "session.lanes = \"auto\": the stated path asks for {wanted} lanes, so that slots that lost \
+                 frames can wait for them at the full rate; {MAX_LANES} is the most"
+            ));
+        }
+        if asked > taken {
+            let needed = ByteSize(config.session_bytes_of(asked).next_multiple_of(1 << 20));
+            out.push(format!(
+                "session.lanes = \"auto\": the stated path asks for {asked} lanes, and memory.budget = \
+                 \"{}\" holds {taken} of them, so its full rate may not be reached; one session with all \
+                 takes {needed}",
+                config.memory.budget
+            ));
+        }
     }
     for peer in &config.peers {
         for rule in &peer.recv {
@@ -381,6 +392,27 @@ mod tests {
         let dir = Dir::new("identity");
         let e = error(&dir.config(""));
         assert!(e.contains("ctp96 keys gen"), "{e}");
+    }
+
+    #[test]
+    fn auto_takes_the_lanes_that_the_budget_holds_and_says_what_is_missing() {
+        let dir = Dir::new("budget");
+        let with = |budget| {
+            let path = "[path]\nrate = \"10Gbit/s\"\nrtt_ms = 20";
+            let more =
+                format!("[memory]\nbudget = \"{budget}\"\n[session]\nlanes = \"auto\"\n{path}");
+            dir.config(&more)
+        };
+        let all = with("512MiB");
+        assert_eq!((all.lanes(), warnings(&all).len()), (9, 0));
+        let some = with("100MiB");
+        assert_eq!(some.lanes(), 5);
+        assert!(some.session_bytes() <= 100 << 20);
+        let said = warnings(&some);
+        assert_eq!(said.len(), 1);
+        for part in ["asks for 9 lanes", "\"100MiB\" holds 5", "takes 164MiB"] {
+            assert!(said[0].contains(part), "{part}: {}", said[0]);
+        }
     }
 
     #[test]
