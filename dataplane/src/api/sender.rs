@@ -1,5 +1,9 @@
 //! The sending end of a lane.
 
+mod claim;
+
+pub use claim::Claim;
+
 use super::error::{Closed, SendError};
 use crate::base::clock::host_monotonic_ns;
 use crate::base::limits::{MAX_MESSAGE_LEN, SLOT_PREAMBLE_LEN, WINDOW_SLOTS};
@@ -10,7 +14,6 @@ use crate::obs::{Counter, Hist, ThreadStats};
 use crate::stage::{LaneEnds, LaneShared, LaneStatus, Preamble, SlotFlags, TxSlot, TxWants};
 use crate::verify::{self, Level};
 use crate::window::Writer;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -528,61 +531,5 @@ impl Parts {
             shared: e.shared.clone(),
             status: e.status.clone(),
         }
-    }
-}
-
-/// A slot of the arena that the caller fills in place; derefs to its content bytes.
-///
-/// Dropping it without [`Claim::commit`] sends nothing.
-pub struct Claim<'a> {
-    lane: &'a mut LaneSender,
-    buf: Option<SlotBuf>,
-    room: usize,
-    pub(super) flags: u8,
-}
-
-impl Claim<'_> {
-    /// Sends the first `len` bytes as one message; `len` above the capacity is cut to it.
-    pub fn commit(mut self, len: usize) {
-        if let Some(buf) = self.buf.take() {
-            let len = len.min(self.room);
-            self.lane.commit(buf, len, None, self.flags);
-        }
-    }
-
-    /// Copies `content` into the slot and sends it as one message; what exceeds the capacity is cut
-    /// off. Quicker than writing and [`Claim::commit`]: the digest is taken while copying.
-    pub fn fill(mut self, content: &[u8]) {
-        if let Some(buf) = self.buf.take() {
-            let len = content.len().min(self.room);
-            self.lane
-                .commit(buf, len, Some(&content[..len]), self.flags);
-        }
-    }
-}
-
-impl Deref for Claim<'_> {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        let end = SLOT_PREAMBLE_LEN + self.room;
-        self.buf
-            .as_ref()
-            .map_or(&[], |b| &b[SLOT_PREAMBLE_LEN..end])
-    }
-}
-
-impl DerefMut for Claim<'_> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        let end = SLOT_PREAMBLE_LEN + self.room;
-        match self.buf.as_mut() {
-            Some(b) => &mut b[SLOT_PREAMBLE_LEN..end],
-            None => &mut [],
-        }
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        self.lane.free.extend(self.buf.take());
     }
 }

@@ -8,6 +8,8 @@
 //!   than after three rounds without growth: it keeps the queue short;
 //! - a standing queue while cruising lowers the short-term bounds like loss: that is how a path that
 //!   became slower shows where buffers are deep;
+//! - who lowered its rate for a queue that then drained probes again soon, what probing adds grows with
+//!   the root of the flight, and beside others it stops at a third more: shares become equal sooner;
 //! - a queue that stands slows the sender down, so without one the pace is as near to the path's rate as
 //!   0.2 % and not 1 %;
 //! - windows allow for the scheduling of hosts on paths under a millisecond.
