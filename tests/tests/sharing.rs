@@ -167,7 +167,7 @@ fn small_messages_pass_a_bulk_transfer_over_lossy_paths() {
                 r.overhead * 100.0
             );
             assert!(of.p99 < 2 * rtt + MS, "{what}: {} ns", of.p99);
-            // They take it from what the bulk may have, and not beyond.
+            // Repair stays within the path's budget; acknowledgements of a second lane come on top.
             assert!(r.overhead < 1.5 * loss + 0.015, "{what}: {:.4}", r.overhead);
             assert!(r.share > 0.9, "{what}: {}", r.share);
         }
